@@ -1,6 +1,7 @@
 package storepath
 
 import (
+	"bytes"
 	"strings"
 )
 
@@ -63,7 +64,8 @@ func (d Dir) Parse(full string) (Path, error) {
 	if err != nil {
 		return Path{}, err
 	}
-	dir, base := clean[:strings.LastIndexByte(clean, '/')], clean[strings.LastIndexByte(clean, '/')+1:]
+	slash := strings.LastIndexByte(clean, '/')
+	dir, base := clean[:slash], clean[slash+1:]
 	if dir != string(d) || base == "" {
 		return Path{}, badPath("path '%s' is not in the Nix store", clean)
 	}
@@ -98,9 +100,7 @@ func canonical(path string) (string, error) {
 		switch part {
 		case "", ".":
 		case "..":
-			if i := strings.LastIndexByte(string(clean), '/'); i >= 0 {
-				clean = clean[:i]
-			}
+			clean = clean[:max(0, bytes.LastIndexByte(clean, '/'))]
 		default:
 			clean = append(append(clean, '/'), part...)
 		}

@@ -1,0 +1,105 @@
+package nar
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// openDirs is how many folders of a path a descent keeps open. Deeper trees
+// work all the same: folders further up are opened again on the way back.
+const openDirs = 32
+
+// descent walks a tree by descriptors. No step follows a link or leaves the
+// tree, whatever others do to it in the meantime.
+type descent struct {
+	levels []level
+}
+
+type level struct {
+	fd   int // -1 while closed
+	name string
+}
+
+func newDescent(rootFD int) *descent {
+	return &descent{levels: []level{{fd: rootFD}}}
+}
+
+// fd is the innermost folder, open.
+func (d *descent) fd() int { return d.levels[len(d.levels)-1].fd }
+
+// enter opens a folder in the innermost one and makes it the innermost.
+func (d *descent) enter(name string) error {
+	fd, err := openDirAt(d.fd(), name)
+	if err != nil {
+		return err
+	}
+	d.levels = append(d.levels, level{fd, name})
+	// The root stays open: what was closed is found again from there.
+	if i := len(d.levels) - openDirs; i > 0 {
+		unix.Close(d.levels[i].fd)
+		d.levels[i].fd = -1
+	}
+	return nil
+}
+
+// leave goes back to the folder around the innermost one.
+func (d *descent) leave() error {
+	top := len(d.levels) - 1
+	unix.Close(d.levels[top].fd)
+	d.levels = d.levels[:top]
+	if top == 0 || d.levels[top-1].fd >= 0 {
+		return nil
+	}
+	fd, err := d.reopen()
+	d.levels[top-1].fd = fd
+	return err
+}
+
+// reopen walks from the root to the innermost folder.
+func (d *descent) reopen() (int, error) {
+	at := d.levels[0].fd
+	for i, l := range d.levels[1:] {
+		fd, err := openDirAt(at, l.name)
+		if i > 0 {
+			unix.Close(at)
+		}
+		if err != nil {
+			return -1, err
+		}
+		at = fd
+	}
+	return at, nil
+}
+
+// close closes all folders, the root too.
+func (d *descent) close() {
+	for _, l := range d.levels {
+		if l.fd >= 0 {
+			unix.Close(l.fd)
+		}
+	}
+	d.levels = nil
+}
+
+func openDirAt(at int, name string) (int, error) {
+	return openAt(at, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+// openAt opens name, a single component, without following a link.
+func openAt(at int, name string, flags int, mode uint32) (int, error) {
+	for {
+		fd, err := unix.Openat(at, name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, mode)
+		switch err {
+		case nil:
+			return fd, nil
+		case unix.EINTR:
+			continue
+		}
+		return -1, fmt.Errorf("open %s: %w", printable(name), err)
+	}
+}
+
+// asFile makes a descriptor a file, for its Read and Write.
+func asFile(fd int, name string) *os.File { return os.NewFile(uintptr(fd), name) }
