@@ -1,0 +1,50 @@
+package castore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors that every implementation returns, wrapped with the name of what they
+// speak of. Test for them with [errors.Is].
+var (
+	// ErrNotFound says that a blob or directory is not in the service.
+	ErrNotFound = errors.New("not found")
+	// ErrCorrupt says that a blob or directory is known, but that its stored
+	// bytes are damaged. A put of the same content heals it.
+	ErrCorrupt = errors.New("stored data is corrupt")
+	// ErrInvalid says that a directory, a node or an encoding breaks the rules
+	// of the data model.
+	ErrInvalid = errors.New("invalid")
+	// ErrClosed says that a service was used after its Close.
+	ErrClosed = errors.New("store is closed")
+)
+
+// NotFound returns an error that names what is missing and wraps [ErrNotFound].
+// The kind is "blob" or "directory".
+func NotFound(kind string, d Digest) error {
+	return &objectError{kind, d, ErrNotFound}
+}
+
+// Corrupt returns an error that names what is damaged, says how, and wraps
+// [ErrCorrupt] as well as the cause, which may be nil.
+func Corrupt(kind string, d Digest, cause error) error {
+	if cause == nil {
+		return &objectError{kind, d, ErrCorrupt}
+	}
+	return &objectError{kind, d, fmt.Errorf("%w: %w", ErrCorrupt, cause)}
+}
+
+// objectError is the error of one blob or directory. Its text is made only when
+// somebody reads it: misses are common and must be cheap.
+type objectError struct {
+	kind   string
+	digest Digest
+	err    error
+}
+
+func (e *objectError) Error() string {
+	return e.kind + " " + e.digest.String() + ": " + e.err.Error()
+}
+
+func (e *objectError) Unwrap() error { return e.err }
