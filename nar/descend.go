@@ -3,6 +3,7 @@ package nar
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 )
@@ -22,8 +23,22 @@ type level struct {
 	name string
 }
 
-func newDescent(rootFD int) *descent {
-	return &descent{levels: []level{{fd: rootFD}}}
+// newDescent begins in the folder at path, to which links may lead.
+func newDescent(path string) (*descent, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return &descent{levels: []level{{fd, path}}}, nil
+}
+
+// path is where name in the innermost folder lies, for messages.
+func (d *descent) path(name string) string {
+	var parts []string
+	for _, l := range d.levels {
+		parts = append(parts, l.name)
+	}
+	return filepath.Join(append(parts, name)...)
 }
 
 // fd is the innermost folder, open.

@@ -17,18 +17,19 @@ import (
 // meanwhile results in an error or in an archive of some state between, never
 // in a broken archive without an error.
 func DumpPath(w io.Writer, path string) error {
-	parent, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	path = filepath.Clean(path)
+	dirs, err := newDescent(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("dump %s: %w", path, err)
 	}
-	defer unix.Close(parent)
+	defer dirs.close()
 	buffered := bufio.NewWriterSize(w, readBuffer)
-	d := dumper{w: NewWriter(buffered), dirs: newDescent(parent)}
+	d := dumper{w: NewWriter(buffered), dirs: dirs}
 	if err := d.object(filepath.Base(path), ""); err != nil {
-		return fmt.Errorf("dump %s: %w", path, err)
+		return err
 	}
 	if err := d.w.Close(); err != nil {
-		return fmt.Errorf("dump %s: %w", path, err)
+		return err
 	}
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("dump %s: write: %w", path, err)
@@ -60,7 +61,7 @@ func (d *dumper) object(fsName, name string) error {
 		}
 		return d.w.Header(Header{Kind: Symlink, Name: name, Target: target})
 	}
-	return d.failed(fsName, fmt.Errorf("file has an unsupported type"))
+	return fmt.Errorf("file '%s' has an unsupported type", printable(d.dirs.path(fsName)))
 }
 
 func (d *dumper) file(fsName, name string) error {
@@ -130,7 +131,7 @@ func (d *dumper) folder(fsName, name string) error {
 }
 
 func (d *dumper) failed(name string, err error) error {
-	return fmt.Errorf("at %s, %s: %w", d.w.loc.path(), printable(name), err)
+	return fmt.Errorf("dump %s: %w", printable(d.dirs.path(name)), err)
 }
 
 // listDir is the sorted names in a folder.

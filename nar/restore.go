@@ -16,13 +16,13 @@ import (
 //
 // When r is a *bufio.Reader, it is read to the last byte of the archive and no further.
 func Restore(r io.Reader, path string) error {
-	parent, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	path = filepath.Clean(path)
+	dirs, err := newDescent(filepath.Dir(path))
 	if err != nil {
 		return fmt.Errorf("restore %s: %w", path, err)
 	}
-	base := filepath.Base(path)
-	u := unpacker{r: NewReader(r), dirs: newDescent(parent), rootName: base}
-	defer u.dirs.close()
+	defer dirs.close()
+	u := unpacker{r: NewReader(r), dirs: dirs, rootName: filepath.Base(path)}
 	if err := u.run(); err != nil {
 		if u.started {
 			_ = os.RemoveAll(path)
