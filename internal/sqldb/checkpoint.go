@@ -1,0 +1,82 @@
+package sqldb
+
+import (
+	"context"
+	"fmt"
+)
+
+// logHardFactor times CheckpointBytes is the size of the write-ahead log at
+// which writers wait for a checkpoint.
+const logHardFactor = 8
+
+// limitLog starts a checkpoint after a commit if the log has grown long. A
+// passive checkpoint disturbs neither readers nor the writer; the writer runs
+// it itself only when the other one does not keep up.
+func (db *DB) limitLog(c *conn) {
+	size := fileSize(db.path + "-wal")
+	switch {
+	case size <= db.opts.CheckpointBytes:
+	case size > logHardFactor*db.opts.CheckpointBytes:
+		db.runCheckpoint(c)
+	default:
+		select {
+		case db.checkpoint <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// checkpointLoop owns the connection that makes checkpoints.
+func (db *DB) checkpointLoop(c *conn) {
+	defer db.wg.Done()
+	defer c.close()
+	for {
+		select {
+		case <-db.checkpoint:
+			db.runCheckpoint(c)
+			db.reserve.fill()
+		case <-db.closing:
+			return
+		}
+	}
+}
+
+func (db *DB) runCheckpoint(c *conn) {
+	if err := c.exec("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		db.opts.Logger.Warn("checkpoint failed", "database", db.path, "err", err)
+	}
+}
+
+// shrinkStep is the number of pages that one step of Shrink gives back.
+const shrinkStep = 2048
+
+// Shrink gives free pages back to the file system, in steps between which
+// others can write, until less than an eighth of the database is free.
+func (db *DB) Shrink(ctx context.Context) error {
+	for {
+		var pages, free int64
+		err := db.Write(ctx, func(tx *Tx) error {
+			if err := tx.QueryRow("PRAGMA page_count").Scan(&pages); err != nil {
+				return err
+			}
+			if err := tx.QueryRow("PRAGMA freelist_count").Scan(&free); err != nil {
+				return err
+			}
+			if free < pages/8 || free == 0 {
+				free = 0
+				return nil
+			}
+			rows := tx.Query(fmt.Sprintf("PRAGMA incremental_vacuum(%d)", shrinkStep))
+			defer rows.Close()
+			for rows.Next() {
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			return fmt.Errorf("shrink database: %w", err)
+		}
+		if free == 0 {
+			return nil
+		}
+	}
+}
