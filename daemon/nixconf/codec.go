@@ -199,7 +199,9 @@ var sandboxPaths = codec[[]SandboxPath]{
 			if p.Target, p.Source, renamed = strings.Cut(word, "="); !renamed {
 				p.Source = p.Target
 			}
-			paths[p.Target] = p
+			if p.Target != "" {
+				paths[p.Target] = p
+			}
 		}
 		return sortedSandboxPaths(paths), nil
 	},

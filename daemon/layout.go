@@ -1,0 +1,228 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tvixd/tvixd/storepath"
+)
+
+// Layout is where the files lie that clients read past the socket.
+type Layout struct {
+	Store    storepath.Dir // NIX_STORE_DIR, /nix/store
+	StateDir string        // NIX_STATE_DIR, /nix/var/nix: gcroots, profiles, temproots, db
+	LogDir   string        // NIX_LOG_DIR, /nix/var/log/nix: drvs
+	Socket   string        // NIX_DAEMON_SOCKET_PATH
+}
+
+// LayoutFromEnv is the layout that Nix's environment variables describe.
+func LayoutFromEnv(getenv func(string) string) (Layout, error) {
+	var l Layout
+	folder := func(name, fallback string) (string, error) {
+		value := getenv(name)
+		if value == "" {
+			return fallback, nil
+		}
+		if !filepath.IsAbs(value) {
+			return "", fmt.Errorf("%s: not an absolute path: '%s'", name, value)
+		}
+		return filepath.Clean(value), nil
+	}
+	dir, err := folder("NIX_STORE_DIR", string(storepath.DefaultDir))
+	if err != nil {
+		return l, err
+	}
+	if l.Store, err = storepath.NewDir(dir); err != nil {
+		return l, fmt.Errorf("NIX_STORE_DIR: %w", err)
+	}
+	if l.StateDir, err = folder("NIX_STATE_DIR", "/nix/var/nix"); err != nil {
+		return l, err
+	}
+	if l.LogDir, err = folder("NIX_LOG_DIR", "/nix/var/log/nix"); err != nil {
+		return l, err
+	}
+	l.Socket, err = folder("NIX_DAEMON_SOCKET_PATH", filepath.Join(l.StateDir, "daemon-socket", "socket"))
+	return l, err
+}
+
+// Prepare makes what is missing of the state and log folders, with Nix's modes, and the guard
+// (see guard). It is run by the one process that owns the store.
+func (l Layout) Prepare(logger *slog.Logger) error {
+	gcroots := filepath.Join(l.StateDir, "gcroots")
+	_, err := os.Lstat(gcroots)
+	isNew := errors.Is(err, fs.ErrNotExist)
+	for _, dir := range []string{
+		l.StateDir, filepath.Join(l.StateDir, "profiles"), filepath.Join(l.StateDir, "temproots"),
+		filepath.Join(l.StateDir, "db"), gcroots, filepath.Join(l.LogDir, "drvs"),
+	} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("prepare state folder: %w", err)
+		}
+	}
+	if isNew {
+		err := os.Symlink(filepath.Join(l.StateDir, "profiles"), filepath.Join(gcroots, "profiles"))
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("prepare state folder: %w", err)
+		}
+	}
+	for _, parent := range l.perUser() {
+		if err := makeFolder(parent, 0o755); err != nil {
+			return fmt.Errorf("prepare state folder: %w", err)
+		}
+	}
+	return l.guard(logger)
+}
+
+func (l Layout) perUser() [2]string {
+	return [2]string{
+		filepath.Join(l.StateDir, "profiles", "per-user"),
+		filepath.Join(l.StateDir, "gcroots", "per-user"),
+	}
+}
+
+// makeFolder makes dir unless it exists, and gives it exactly mode.
+func makeFolder(dir string, mode os.FileMode) error {
+	if err := os.MkdirAll(dir, mode); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if info.Mode().Perm() == mode {
+		return nil
+	}
+	return os.Chmod(dir, mode)
+}
+
+// WelcomeUser makes the folders in which clients of Nix before 2.14 keep a user's profiles and
+// roots: there the daemon had to make them, for their parents are root's.
+func (l Layout) WelcomeUser(name string, uid uint32) error {
+	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+		return nil
+	}
+	for _, parent := range l.perUser() {
+		if err := welcome(filepath.Join(parent, name), uid); err != nil {
+			return fmt.Errorf("make the folder of user %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func welcome(dir string, uid uint32) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	// Whoever may write to the parent is root, so dir is what was made just now.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return os.Lchown(dir, int(uid), os.Getegid())
+}
+
+// guardSchema is a number that no Nix supports. A nix of root that is not told to use the
+// daemon opens the store itself, past every lock of ours; it reads this number first, and gives
+// up with "current Nix store schema is version 1000000, but I only support 10".
+const guardSchema = 1_000_000
+
+// guard writes db/schema. The number of a database of Nix that lies there is kept beside it, in
+// db/schema.nix, for the way back.
+func (l Layout) guard(logger *slog.Logger) error {
+	db := filepath.Join(l.StateDir, "db")
+	file := filepath.Join(db, "schema")
+	ours := strconv.Itoa(guardSchema)
+	old, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("guard state folder: %w", err)
+	}
+	if string(old) == ours {
+		return nil
+	}
+	if len(old) > 0 {
+		logger.Warn("the state folder has the database of another Nix store, which stays unused from now on",
+			"database", filepath.Join(db, "db.sqlite"))
+		if err := writeWhole(filepath.Join(db, "schema.nix"), string(old)); err != nil {
+			return fmt.Errorf("guard state folder: %w", err)
+		}
+	}
+	if err := writeWhole(file, ours); err != nil {
+		return fmt.Errorf("guard state folder: %w", err)
+	}
+	return nil
+}
+
+// writeWhole writes a file that is never seen half-written.
+func writeWhole(name, contents string) error {
+	tmp := name + ".tmp"
+	if err := os.WriteFile(tmp, []byte(contents), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(tmp, name)
+}
+
+// PrepareMountPoint makes the folder that the store is mounted on. A link on the way to it is
+// refused, unless allowed: store paths would have two names.
+func (l Layout) PrepareMountPoint(allowSymlinks bool) error {
+	if err := os.MkdirAll(string(l.Store), 0o755); err != nil {
+		return fmt.Errorf("make the store folder: %w", err)
+	}
+	if allowSymlinks {
+		return nil
+	}
+	for dir := string(l.Store); dir != "/"; dir = filepath.Dir(dir) {
+		var st unix.Stat_t
+		if err := unix.Lstat(dir, &st); err != nil {
+			return fmt.Errorf("look at the store folder: %w", &fs.PathError{Op: "lstat", Path: dir, Err: err})
+		}
+		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
+			return fmt.Errorf("the path '%s' is a symlink; "+
+				"this is not allowed for the Nix store and its parent directories", dir)
+		}
+	}
+	return nil
+}
+
+// RefuseInside is an error if path, with all links followed, lies in the store folder: what it
+// names would vanish behind the mount.
+func (l Layout) RefuseInside(what, path string) error {
+	real, err := resolve(path)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", what, err)
+	}
+	dir, err := resolve(string(l.Store))
+	if err != nil {
+		return fmt.Errorf("look at the store folder: %w", err)
+	}
+	if real == dir || strings.HasPrefix(real, dir+"/") {
+		return fmt.Errorf("%s '%s' lies in the store folder '%s', where the mount would hide it", what, path, l.Store)
+	}
+	return nil
+}
+
+// resolve follows links as far as the path exists and appends the rest.
+func resolve(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if !errors.Is(err, fs.ErrNotExist) || abs == "/" {
+		return real, err
+	}
+	parent, err := resolve(filepath.Dir(abs))
+	return filepath.Join(parent, filepath.Base(abs)), err
+}

@@ -1,0 +1,104 @@
+package daemon
+
+import (
+	"crypto/rand"
+	"testing"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/tvixd/tvixd/nixhash"
+	"github.com/tvixd/tvixd/pathinfo"
+	"github.com/tvixd/tvixd/storepath"
+)
+
+// curl is a path of cache.nixos.org with its real signature.
+func curl(t *testing.T) *pathinfo.PathInfo {
+	t.Helper()
+	parse := func(base string) storepath.Path {
+		p, err := storepath.ParseBase(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	hash, err := nixhash.Parse("sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pathinfo.PathInfo{
+		Path:    parse("syd87l2rxw8cbsxmxl853h0r6pdwhwjr-curl-7.82.0-bin"),
+		NarHash: hash,
+		NarSize: 196040,
+		References: []storepath.Path{
+			parse("0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0"), parse("6w8g7njm4mck5dmjxws0z1xnrxvl81xa-glibc-2.34-115"),
+			parse("j5jxw3iy7bbz4a57fh9g2xm2gxmyal8h-zlib-1.2.12"), parse("yxvjs9drzsphm9pcf42a4byzj1kb9m7k-openssl-1.1.1n"),
+		},
+		Signatures: []string{"cache.nixos.org-1:TsTTb3WGTZKphvYdBHXwo6weVILmTytUjLB+vcX89fOjjRicCHmKA4RCPMVLkj6TMJ4GMX3HPVWRdD1hkeKZBQ=="},
+	}
+}
+
+const nixosKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+
+func TestKeyring(t *testing.T) {
+	info := curl(t)
+	keys, bad := parseKeyring([]string{"junk", nixosKey, "x:AAAA"})
+	if len(keys) != 1 || len(bad) != 2 {
+		t.Fatalf("%d keys, bad ones %q", len(keys), bad)
+	}
+	print := fingerprint(storepath.DefaultDir, info)
+	if !keys.accepts(print, append([]string{"junk", "cache.nixos.org-1:AAAA"}, info.Signatures...)) {
+		t.Error("a real signature is refused")
+	}
+	for what, sigs := range map[string][]string{
+		"none": nil, "junk": {"junk"}, "another name": {"cache.nixos.org-2" + info.Signatures[0][len("cache.nixos.org-1"):]},
+	} {
+		if keys.accepts(print, sigs) {
+			t.Errorf("%s: accepted", what)
+		}
+	}
+	info.NarSize++
+	if keys.accepts(fingerprint(storepath.DefaultDir, info), info.Signatures) {
+		t.Error("the signature of something else is accepted")
+	}
+	if (keyring{}).accepts(print, info.Signatures) {
+		t.Error("accepted without any key")
+	}
+
+	secret, public, err := signature.GenerateKeypair("mine", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := secret.Sign(rand.Reader, print)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !(keyring{public}).accepts(print, []string{sig.String()}) {
+		t.Error("a fresh signature is refused")
+	}
+}
+
+func TestProvesItself(t *testing.T) {
+	dir := storepath.DefaultDir
+	info := curl(t)
+	if provesItself(dir, info) {
+		t.Error("a path without a content address")
+	}
+	ca := storepath.ContentAddress{Method: storepath.NAR, Hash: info.NarHash}
+	refs := storepath.References{Others: info.References}
+	path, err := dir.FromContentAddress("curl", ca, refs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Path, info.CA = path, ca
+	if !provesItself(dir, info) {
+		t.Error("a content-addressed path is refused")
+	}
+	info.References = append(info.References, path)
+	if provesItself(dir, info) {
+		t.Error("a reference to itself makes no difference")
+	}
+	info.References = info.References[:2]
+	if provesItself(dir, info) {
+		t.Error("missing references make no difference")
+	}
+}
