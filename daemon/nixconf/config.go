@@ -102,6 +102,15 @@ func (c *Config) Canonical(name string) string {
 	return name
 }
 
+// Lookup returns a setting's value as text.
+func (c *Config) Lookup(name string) (value string, ok bool) {
+	s, ok := c.table.byName[name]
+	if !ok {
+		return "", false
+	}
+	return s.print(&c.Settings), true
+}
+
 // TakeWarnings returns what Apply and Set had to say since the last call, unknown names last.
 func (c *Config) TakeWarnings() []string {
 	warnings := c.notes
