@@ -67,25 +67,26 @@ func (d *descent) leave() error {
 	if top == 0 || d.levels[top-1].fd >= 0 {
 		return nil
 	}
-	fd, err := d.reopen()
-	d.levels[top-1].fd = fd
-	return err
+	return d.reopen()
 }
 
-// reopen walks from the root to the innermost folder.
-func (d *descent) reopen() (int, error) {
+// reopen walks from the root to the innermost folder. It leaves as many
+// folders open as the way back may need soon, so that a deep tree is not
+// walked once for every folder.
+func (d *descent) reopen() error {
 	at := d.levels[0].fd
-	for i, l := range d.levels[1:] {
-		fd, err := openDirAt(at, l.name)
-		if i > 0 {
+	for i := 1; i < len(d.levels); i++ {
+		fd, err := openDirAt(at, d.levels[i].name)
+		if before := i - 1; before > 0 && before <= len(d.levels)-openDirs {
 			unix.Close(at)
+			d.levels[before].fd = -1
 		}
 		if err != nil {
-			return -1, err
+			return err
 		}
-		at = fd
+		at, d.levels[i].fd = fd, fd
 	}
-	return at, nil
+	return nil
 }
 
 // close closes all folders, the root too.
