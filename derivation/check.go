@@ -63,14 +63,15 @@ func (h *Hasher) checkOutputs(d *Derivation, full string, resolve Resolver) erro
 }
 
 // Fill makes the deferred outputs of d input-addressed where their paths are
-// known by now, and sets the variables with the outputs' names that are absent
-// or empty. What is there already is not checked. d is changed; its maps must
-// be its own.
+// known by now, and sets the variables with those outputs' names. For other
+// outputs with known paths it sets the variables that are absent or empty;
+// what they hold otherwise is left for Check. d is changed; its maps must be its own.
 func (h *Hasher) Fill(d *Derivation, resolve Resolver) error {
 	kind, err := d.Type()
 	if err != nil {
 		return err
 	}
+	filled := false
 	if kind == Deferred {
 		m, err := h.HashModulo(d, resolve)
 		if err != nil || m.Deferred {
@@ -83,14 +84,14 @@ func (h *Hasher) Fill(d *Derivation, resolve Resolver) error {
 			}
 			d.Outputs[output] = Output{Kind: InputAddressed, Path: path}
 		}
-		kind = InputAddressed
+		filled = true
 	}
-	if !kind.KnowsPaths() {
+	if !filled && !kind.KnowsPaths() {
 		return nil
 	}
-	for _, output := range d.OutputNames() {
-		if d.Env[output] == "" {
-			d.Env[output] = h.dir.Join(d.Outputs[output].Path)
+	for output, o := range d.Outputs {
+		if filled || d.Env[output] == "" {
+			d.Env[output] = h.dir.Join(o.Path)
 		}
 	}
 	return nil

@@ -81,14 +81,6 @@ func (h *Hasher) Resolve(d *Derivation, lookup func(Chain) (storepath.Path, bool
 	resolved.InputDrvs = map[storepath.Path]InputOutputs{}
 	resolved.InputSrcs = storepath.SortUnique(r.sources)
 	resolved.rewrite(strings.NewReplacer(r.rewrites...))
-	if kind, err := d.Type(); err == nil && kind == Deferred {
-		// The variables held placeholders of the outputs.
-		for output := range d.Outputs {
-			if _, ok := resolved.Env[output]; ok {
-				resolved.Env[output] = ""
-			}
-		}
-	}
 	return resolved, true, h.Fill(resolved, nil)
 }
 
