@@ -82,12 +82,6 @@ type Options struct {
 	// StateDir holds gcroots and profiles, as /nix/var/nix does.
 	StateDir string
 
-	// ReserveFile is a file that is kept only to be deleted when a collection
-	// begins, so that a full disk has room for the collection's own writes;
-	// ReserveSize is its length in bytes. Without a name there is none.
-	ReserveFile string
-	ReserveSize int64
-
 	// ProcDir stands in for /proc. Empty means /proc.
 	ProcDir string
 
@@ -102,7 +96,6 @@ type Collector struct {
 	dir      storepath.Dir
 	stateDir string
 	procDir  string
-	reserve  reserve
 	logger   *slog.Logger
 	running  chan struct{} // holds a token while a collection runs
 }
@@ -114,7 +107,6 @@ func New(o Options) *Collector {
 		dir:      o.Store.Dir(),
 		stateDir: o.StateDir,
 		procDir:  o.ProcDir,
-		reserve:  reserve{o.ReserveFile, o.ReserveSize},
 		logger:   o.Logger,
 		running:  make(chan struct{}, 1),
 	}
@@ -180,17 +172,6 @@ func (c *Collector) Collect(ctx context.Context, req Request) (Result, error) {
 		return Result{}, err
 	}
 	defer c.end()
-	if req.Action >= DeleteDead {
-		// On a full disk the transaction below needs this room.
-		if err := c.reserve.free(); err != nil {
-			c.logger.Warn("cannot free the reserved space", "error", err)
-		}
-		defer func() {
-			if err := c.reserve.restore(); err != nil {
-				c.logger.Warn("cannot reserve space for the next collection", "error", err)
-			}
-		}()
-	}
 	return c.collect(ctx, req)
 }
 

@@ -3,8 +3,6 @@ package gc
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -77,39 +75,6 @@ func TestPrefix(t *testing.T) {
 		if got := g.prefix(all, budget); got != want {
 			t.Errorf("budget %d: %d, wanted %d", budget, got, want)
 		}
-	}
-}
-
-func TestReserve(t *testing.T) {
-	r := reserve{filepath.Join(t.TempDir(), "reserve"), 1 << 20}
-	for range 2 {
-		for range 2 {
-			if err := r.restore(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if st, err := os.Stat(r.file); err != nil || st.Size() != r.size {
-			t.Errorf("%v, %v", st, err)
-		}
-		for range 2 {
-			if err := r.free(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if _, err := os.Stat(r.file); !os.IsNotExist(err) {
-			t.Errorf("the freed reserve: %v", err)
-		}
-	}
-	none := reserve{}
-	if err := none.restore(); err != nil {
-		t.Error(err)
-	}
-	if err := none.free(); err != nil {
-		t.Error(err)
-	}
-	lost := reserve{filepath.Join(t.TempDir(), "no", "reserve"), 1}
-	if err := lost.restore(); err == nil {
-		t.Error("a reserve in a missing folder was made")
 	}
 }
 

@@ -17,8 +17,7 @@ import (
 
 func (c *Collector) autoDir() string { return filepath.Join(c.stateDir, "gcroots", "auto") }
 
-// Prepare makes the folders that hold roots, as clients expect them, and the
-// reserve file.
+// Prepare makes the folders that hold roots, as clients expect them.
 func (c *Collector) Prepare() error {
 	profiles := filepath.Join(c.stateDir, "profiles")
 	roots := filepath.Join(c.stateDir, "gcroots")
@@ -32,9 +31,6 @@ func (c *Collector) Prepare() error {
 	// Nix's own layout: profiles are roots by this link too.
 	if err := os.Symlink(profiles, filepath.Join(roots, "profiles")); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make the folders of roots: %w", err)
-	}
-	if err := c.reserve.restore(); err != nil {
-		c.logger.Warn("cannot reserve space for a collection on a full disk", "error", err)
 	}
 	return nil
 }
