@@ -16,8 +16,11 @@
 package pathinfo
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tvixd/tvixd/castore"
@@ -95,18 +98,28 @@ func (p *PathInfo) Normalise() {
 	}
 }
 
+// Validate reports what keeps p from being registered, whatever else is
+// valid.
+func (p *PathInfo) Validate() error {
+	switch {
+	case p.Path.IsZero():
+		return errors.New("path is missing")
+	case p.NarHash.Algo != nixhash.SHA256:
+		return fmt.Errorf("path %s: NAR hash must be of type sha256, not %q", p.Path, p.NarHash.Algo)
+	}
+	if err := p.Root.Validate(); err != nil {
+		return fmt.Errorf("path %s: %w", p.Path, err)
+	}
+	if err := CheckSignatures(p.Signatures); err != nil {
+		return fmt.Errorf("path %s: %w", p.Path, err)
+	}
+	return nil
+}
+
 // MergeSignatures returns the sorted union of two sets of signatures, nil if
 // it is empty. The arguments are left as they are.
 func MergeSignatures(a, b []string) []string {
-	return sortedSet(slices.Concat(a, b), func(x, y string) int {
-		switch {
-		case x < y:
-			return -1
-		case x > y:
-			return 1
-		}
-		return 0
-	})
+	return sortedSet(slices.Concat(a, b), strings.Compare)
 }
 
 // sortedSet returns the elements of s sorted and unique. It returns s itself

@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"time"
 
@@ -31,8 +32,8 @@ func (s *Service) register(ctx context.Context, infos []pathinfo.PathInfo, repla
 
 	batch := make(map[storepath.Path]struct{}, len(infos))
 	for i := range infos {
-		if err := pathinfo.CheckSignatures(infos[i].Signatures); err != nil {
-			return err
+		if err := infos[i].Validate(); err != nil {
+			return fmt.Errorf("register: %w", err)
 		}
 		batch[infos[i].Path] = struct{}{}
 	}

@@ -145,6 +145,9 @@ func (s *Service) PutRealisation(ctx context.Context, r pathinfo.Realisation) er
 		return &pathinfo.RealisationConflictError{ID: r.ID, Have: old.OutPath, Want: r.OutPath}
 	}
 	for id, path := range r.DependentRealisations {
+		if id == r.ID && path == r.OutPath {
+			continue
+		}
 		dep, ok := s.realisations[id]
 		if !ok {
 			return &pathinfo.RealisationConflictError{ID: r.ID, Dependency: id, Want: path}
