@@ -67,7 +67,7 @@ func NewClient(ctx context.Context, rw io.ReadWriteCloser, opts ClientOptions) (
 	c := &Client{opts: opts, rw: rw, r: NewReader(rw, opts.Limits), w: NewWriter(rw)}
 	err := c.guard(ctx, c.handshake)
 	if err != nil {
-		rw.Close() //nolint:errcheck // the handshake's error counts
+		rw.Close() // the handshake's error counts
 		return nil, fmt.Errorf("open connection to daemon: %w", err)
 	}
 	return c, nil
@@ -157,7 +157,7 @@ func (c *Client) do(ctx context.Context, op Op, request Message, f func() error)
 	var value *valueError
 	if err != nil && !errors.As(err, &remote) && !errors.As(err, &value) {
 		c.broken = err
-		c.rw.Close() //nolint:errcheck // it is given up
+		c.rw.Close() // it is given up
 	}
 	if err != nil && remote == nil {
 		return fmt.Errorf("%s: %w", op, err)
@@ -252,20 +252,21 @@ func (c *Client) sendWhileReading(send func(stop func() error) error) error {
 			return nil
 		}
 	})
-	if sendErr != nil {
-		// Half of the data must not be taken for all of it, and who could not be written to may
-		// still have sent an answer.
-		if cw, ok := c.rw.(interface{ CloseWrite() error }); !ok || cw.CloseWrite() != nil {
-			c.rw.Close() //nolint:errcheck // it is given up
-		}
+	if sendErr == nil {
+		<-answered
+		return answer
+	}
+	// Half of the data must not be taken for all of it. Whoever hung up on us may still have told
+	// why.
+	hungUp := c.w.Flush() != nil
+	c.broken = sendErr
+	if cw, ok := c.rw.(interface{ CloseWrite() error }); !ok || cw.CloseWrite() != nil {
+		c.rw.Close() // it is given up
 	}
 	<-answered
 	var remote *Error
-	if sendErr == nil || errors.As(answer, &remote) && errors.Is(sendErr, net.ErrClosed) {
+	if hungUp && errors.As(answer, &remote) {
 		return answer
-	}
-	if remote != nil {
-		return fmt.Errorf("%w (and sending failed: %v)", answer, sendErr)
 	}
 	return sendErr
 }

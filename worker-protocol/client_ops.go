@@ -300,7 +300,7 @@ func fileNAR(contents []byte) []byte {
 	}
 	w.Bytes(contents)
 	w.String(")")
-	w.dst.Flush() //nolint:errcheck // a bytes.Buffer does not fail
+	w.dst.Flush() // a bytes.Buffer does not fail
 	return b.Bytes()
 }
 

@@ -63,8 +63,8 @@ type CollectGarbageRequest struct {
 	MaxFreed uint64
 }
 
-// errSpecificPaths has the words of nix-daemon.
-var errSpecificPaths = errors.New("Garbage collecting specific paths requested but it is not supported by the negotiated protocol") //nolint:staticcheck // shown to users
+// errSpecificPaths says what nix-daemon says.
+var errSpecificPaths = errors.New("garbage collecting specific paths requested but it is not supported by the negotiated protocol")
 
 func (m *CollectGarbageRequest) check(p Protocol) error {
 	if p.Features.Has(FeatureDeleteDeadSpecificReferrers) {

@@ -123,7 +123,7 @@ func (s *NARStream) pass(n int) {
 		return
 	}
 	s.pending = s.pendBuf[:copy(s.pendBuf[:], b)]
-	s.src.Discard(n) //nolint:errcheck // the bytes are there
+	s.src.Discard(n) // the bytes are there
 }
 
 // word follows the archive's structure.

@@ -108,7 +108,7 @@ func (r *Reader) Uint64(what string) uint64 {
 		return 0
 	}
 	n := binary.LittleEndian.Uint64(b)
-	r.src.Discard(8) //nolint:errcheck // the bytes are there
+	r.src.Discard(8) // the bytes are there
 	return n
 }
 
@@ -157,7 +157,7 @@ func (r *Reader) limited(what string, limit uint64) string {
 		return ""
 	}
 	s := string(b[:n])
-	r.src.Discard(padded) //nolint:errcheck // the bytes are there
+	r.src.Discard(padded) // the bytes are there
 	return s
 }
 
@@ -171,7 +171,7 @@ func (r *Reader) long(what string, n int) string {
 			return ""
 		}
 		s.Write(b)
-		r.src.Discard(len(b)) //nolint:errcheck // the bytes are there
+		r.src.Discard(len(b)) // the bytes are there
 	}
 	r.padding(what, uint64(n))
 	return s.String()
@@ -192,7 +192,7 @@ func (r *Reader) padding(what string, n uint64) {
 		r.fail(what, "the padding is not zero")
 		return
 	}
-	r.src.Discard(pad) //nolint:errcheck // the bytes are there
+	r.src.Discard(pad) // the bytes are there
 }
 
 // count reads the number of entries of a list. Each entry takes at least 8 bytes on the wire, so

@@ -3,6 +3,7 @@ package workerprotocol
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -90,6 +91,9 @@ type Realisation struct {
 	OutPath storepath.Path
 	// Signatures have the form "key:base64".
 	Signatures []string
+	// SignatureObjects tells that in JSON each signature is an object with a key's name and a
+	// signature instead of a string, as some Nix releases have it. Both forms are read.
+	SignatureObjects bool
 	// Dependencies are the realisations that this one was made with. They are not sent with
 	// FeatureRealisationWithPath, nor before 1.31.
 	Dependencies map[DrvOutput]storepath.Path
@@ -100,7 +104,50 @@ type realisationJSON struct {
 	Dependencies map[string]string `json:"dependentRealisations"`
 	ID           string            `json:"id"`
 	OutPath      string            `json:"outPath"`
-	Signatures   []string          `json:"signatures"`
+	Signatures   signaturesJSON    `json:"signatures"`
+}
+
+// signaturesJSON is a list of signatures in either form.
+type signaturesJSON struct {
+	list    []string
+	objects bool
+}
+
+type signatureObject struct {
+	KeyName string `json:"keyName"`
+	Sig     string `json:"sig"`
+}
+
+func (s signaturesJSON) MarshalJSON() ([]byte, error) {
+	if !s.objects {
+		return json.Marshal(append([]string{}, s.list...))
+	}
+	objects := make([]signatureObject, len(s.list))
+	for i, sig := range s.list {
+		objects[i].KeyName, objects[i].Sig, _ = strings.Cut(sig, ":")
+	}
+	return json.Marshal(objects)
+}
+
+func (s *signaturesJSON) UnmarshalJSON(data []byte) error {
+	var raw []json.RawMessage
+	if err := json.Unmarshal(data, &raw); err != nil {
+		return err
+	}
+	for i, r := range raw {
+		var sig string
+		if err := json.Unmarshal(r, &sig); err != nil {
+			var o signatureObject
+			if err := json.Unmarshal(r, &o); err != nil {
+				return err
+			}
+			sig, s.objects = o.KeyName+":"+o.Sig, true
+		} else if s.objects && i > 0 {
+			return errors.New("signatures are strings and objects")
+		}
+		s.list = append(s.list, sig)
+	}
+	return nil
 }
 
 // bareRealisationJSON is what newer Nix writes for old clients when the hash is not known.
@@ -114,11 +161,13 @@ type bareRealisationJSON struct {
 func (r Realisation) MarshalJSON() ([]byte, error) {
 	var v any = bareRealisationJSON{r.ID.String(), r.OutPath.Base()}
 	if !r.ID.Hash.IsZero() || len(r.Signatures) > 0 || len(r.Dependencies) > 0 {
-		full := realisationJSON{map[string]string{}, r.ID.String(), r.OutPath.Base(), []string{}}
+		full := realisationJSON{
+			Dependencies: map[string]string{}, ID: r.ID.String(), OutPath: r.OutPath.Base(),
+			Signatures: signaturesJSON{r.Signatures, r.SignatureObjects},
+		}
 		for id, path := range r.Dependencies {
 			full.Dependencies[id.String()] = path.Base()
 		}
-		full.Signatures = append(full.Signatures, r.Signatures...)
 		v = full
 	}
 	var b bytes.Buffer
@@ -144,10 +193,7 @@ func (r *Realisation) UnmarshalJSON(data []byte) error {
 	if err != nil {
 		return err
 	}
-	*r = Realisation{ID: id, OutPath: path}
-	if len(v.Signatures) > 0 {
-		r.Signatures = v.Signatures
-	}
+	*r = Realisation{ID: id, OutPath: path, Signatures: v.Signatures.list, SignatureObjects: v.Signatures.objects}
 	for key, base := range v.Dependencies {
 		id, err := ParseDrvOutput(key)
 		if err != nil {

@@ -1,6 +1,7 @@
 package workerprotocol
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -99,7 +100,7 @@ func Accept(rw io.ReadWriteCloser, opts ServerOptions) (*ServerConn, error) {
 	c.r.budget = handshakeBudget
 	c.verbosity.Store(uint32(LevelVomit))
 	if err := c.handshake(); err != nil {
-		rw.Close() //nolint:errcheck // the handshake's error counts
+		rw.Close() // the handshake's error counts
 		return nil, err
 	}
 	c.queue = newLogQueue(opts.LogBuffer, opts.LogStall, c.writeLog, c.lostMessage)
@@ -426,14 +427,29 @@ func (c *ServerConn) encode(m *LogMessage) []byte {
 	return encode(c.proto, logTags[m.Kind], m.code)
 }
 
+// encoder renders one message in memory.
+type encoder struct {
+	buf bytes.Buffer
+	w   *Writer
+}
+
+var encoders = sync.Pool{New: func() any {
+	e := &encoder{}
+	e.w = &Writer{dst: bufio.NewWriterSize(&e.buf, 512)}
+	return e
+}}
+
 // encode renders a tag and what code writes.
 func encode(p Protocol, tag uint64, code func(*coder)) []byte {
-	var b bytes.Buffer
-	w := newSmallWriter(&b)
-	w.Uint64(tag)
-	code(&coder{Protocol: p, w: w})
-	w.dst.Flush() //nolint:errcheck // a bytes.Buffer does not fail
-	return b.Bytes()
+	e := encoders.Get().(*encoder)
+	e.w.Uint64(tag)
+	code(&coder{Protocol: p, w: e.w})
+	e.w.dst.Flush() // a bytes.Buffer does not fail
+	data := bytes.Clone(e.buf.Bytes())
+	if e.buf.Reset(); e.buf.Cap() <= 64<<10 {
+		encoders.Put(e)
+	}
+	return data
 }
 
 func (c *ServerConn) lostMessage(n uint64) []byte {
@@ -444,7 +460,7 @@ func (c *ServerConn) lostMessage(n uint64) []byte {
 // writeLog is the queue's way to the connection.
 func (c *ServerConn) writeLog(batch [][]byte) error {
 	for _, m := range batch {
-		c.w.dst.Write(m) //nolint:errcheck // kept until the flush
+		c.w.dst.Write(m) // kept until the flush
 	}
 	return c.flush()
 }

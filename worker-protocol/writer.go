@@ -29,7 +29,7 @@ func NewWriter(dst io.Writer) *Writer {
 func (w *Writer) Uint64(n uint64) {
 	var b [8]byte
 	binary.LittleEndian.PutUint64(b[:], n)
-	w.dst.Write(b[:]) //nolint:errcheck // kept by dst
+	w.dst.Write(b[:]) // kept by dst
 }
 
 // Bool writes a boolean.
@@ -44,14 +44,14 @@ func (w *Writer) Bool(v bool) {
 // String writes a string.
 func (w *Writer) String(s string) {
 	w.Uint64(uint64(len(s)))
-	w.dst.WriteString(s) //nolint:errcheck // kept by dst
+	w.dst.WriteString(s) // kept by dst
 	w.pad(len(s))
 }
 
 // Bytes writes a string that is given as bytes.
 func (w *Writer) Bytes(b []byte) {
 	w.Uint64(uint64(len(b)))
-	w.dst.Write(b) //nolint:errcheck // kept by dst
+	w.dst.Write(b) // kept by dst
 	w.pad(len(b))
 }
 
@@ -72,14 +72,14 @@ func (w *Writer) path(dir storepath.Dir, p storepath.Path) {
 	base := p.Base()
 	n := len(dir) + 1 + len(base)
 	w.Uint64(uint64(n))
-	w.dst.WriteString(string(dir)) //nolint:errcheck // kept by dst
-	w.dst.WriteByte('/')           //nolint:errcheck // kept by dst
-	w.dst.WriteString(base)        //nolint:errcheck // kept by dst
+	w.dst.WriteString(string(dir)) // kept by dst
+	w.dst.WriteByte('/')           // kept by dst
+	w.dst.WriteString(base)        // kept by dst
 	w.pad(n)
 }
 
 func (w *Writer) pad(n int) {
-	w.dst.Write(padding[:-n&7]) //nolint:errcheck // kept by dst
+	w.dst.Write(padding[:-n&7]) // kept by dst
 }
 
 // Flush hands everything written so far to the destination, and returns the first error there
@@ -89,9 +89,4 @@ func (w *Writer) Flush() error {
 		return err
 	}
 	return w.err
-}
-
-// newSmallWriter makes a Writer for one small message.
-func newSmallWriter(dst io.Writer) *Writer {
-	return &Writer{dst: bufio.NewWriterSize(dst, 128)}
 }
