@@ -53,85 +53,18 @@ func LayoutFromEnv(getenv func(string) string) (Layout, error) {
 	return l, err
 }
 
-// Prepare makes what is missing of the state and log folders, with Nix's modes, and the guard
-// (see guard). It is run by the one process that owns the store.
+// Prepare makes what is missing of the state and log folders, apart from those of roots, which
+// are the collector's, and the guard (see guard). It is run by the one process that owns the
+// store.
 func (l Layout) Prepare(logger *slog.Logger) error {
-	gcroots := filepath.Join(l.StateDir, "gcroots")
-	_, err := os.Lstat(gcroots)
-	isNew := errors.Is(err, fs.ErrNotExist)
 	for _, dir := range []string{
-		l.StateDir, filepath.Join(l.StateDir, "profiles"), filepath.Join(l.StateDir, "temproots"),
-		filepath.Join(l.StateDir, "db"), gcroots, filepath.Join(l.LogDir, "drvs"),
+		filepath.Join(l.StateDir, "temproots"), filepath.Join(l.StateDir, "db"), filepath.Join(l.LogDir, "drvs"),
 	} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("prepare state folder: %w", err)
 		}
 	}
-	if isNew {
-		err := os.Symlink(filepath.Join(l.StateDir, "profiles"), filepath.Join(gcroots, "profiles"))
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("prepare state folder: %w", err)
-		}
-	}
-	for _, parent := range l.perUser() {
-		if err := makeFolder(parent, 0o755); err != nil {
-			return fmt.Errorf("prepare state folder: %w", err)
-		}
-	}
 	return l.guard(logger)
-}
-
-func (l Layout) perUser() [2]string {
-	return [2]string{
-		filepath.Join(l.StateDir, "profiles", "per-user"),
-		filepath.Join(l.StateDir, "gcroots", "per-user"),
-	}
-}
-
-// makeFolder makes dir unless it exists, and gives it exactly mode.
-func makeFolder(dir string, mode os.FileMode) error {
-	if err := os.MkdirAll(dir, mode); err != nil {
-		return err
-	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Perm() == mode {
-		return nil
-	}
-	return os.Chmod(dir, mode)
-}
-
-// WelcomeUser makes the folders in which clients of Nix before 2.14 keep a user's profiles and
-// roots: there the daemon had to make them, for their parents are root's.
-func (l Layout) WelcomeUser(name string, uid uint32) error {
-	if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-		return nil
-	}
-	for _, parent := range l.perUser() {
-		if err := welcome(filepath.Join(parent, name), uid); err != nil {
-			return fmt.Errorf("make the folder of user %s: %w", name, err)
-		}
-	}
-	return nil
-}
-
-func welcome(dir string, uid uint32) error {
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil
-		}
-		return err
-	}
-	// Whoever may write to the parent is root, so dir is what was made just now.
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return err
-	}
-	if os.Geteuid() != 0 {
-		return nil
-	}
-	return os.Lchown(dir, int(uid), os.Getegid())
 }
 
 // guardSchema is a number that no Nix supports. A nix of root that is not told to use the

@@ -67,18 +67,13 @@ func TestPrepare(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{
-		"profiles", "profiles/per-user", "gcroots", "gcroots/per-user", "temproots", "db", "../log/nix/drvs",
-	} {
+	for _, name := range []string{"temproots", "db", "../log/nix/drvs"} {
 		info, err := os.Stat(filepath.Join(l.StateDir, name))
 		if err != nil {
 			t.Error(err)
 		} else if !info.IsDir() || info.Mode().Perm() != 0o755 {
 			t.Errorf("%s has mode %v", name, info.Mode())
 		}
-	}
-	if target, err := os.Readlink(filepath.Join(l.StateDir, "gcroots/profiles")); err != nil || target != filepath.Join(l.StateDir, "profiles") {
-		t.Errorf("gcroots/profiles leads to %q, %v", target, err)
 	}
 	if schema, err := os.ReadFile(filepath.Join(l.StateDir, "db/schema")); err != nil || string(schema) != "1000000" {
 		t.Errorf("schema %q, %v", schema, err)
@@ -108,31 +103,6 @@ func TestGuardKeepsTheNumberOfANixDatabase(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "another Nix store") {
 		t.Errorf("no warning: %s", &log)
-	}
-}
-
-func TestWelcomeUser(t *testing.T) {
-	l := layoutIn(t.TempDir())
-	if err := l.Prepare(slog.New(slog.DiscardHandler)); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if err := l.WelcomeUser("alice", uint32(os.Geteuid())); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, parent := range l.perUser() {
-		if info, err := os.Stat(filepath.Join(parent, "alice")); err != nil || info.Mode().Perm() != 0o755 {
-			t.Errorf("%v, %v", info, err)
-		}
-	}
-	for _, name := range []string{"", ".", "..", "../../x", "a/b"} {
-		if err := l.WelcomeUser(name, 0); err != nil {
-			t.Errorf("%q: %v", name, err)
-		}
-	}
-	if entries, _ := os.ReadDir(l.perUser()[0]); len(entries) != 1 {
-		t.Errorf("folders for strange names: %v", entries)
 	}
 }
 

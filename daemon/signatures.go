@@ -54,21 +54,3 @@ func fingerprint(dir storepath.Dir, info *pathinfo.PathInfo) string {
 	}
 	return b.String()
 }
-
-// provesItself reports whether a path is the one that its content address and references lead
-// to, so that, once its contents are checked, nobody has to vouch for it.
-func provesItself(dir storepath.Dir, info *pathinfo.PathInfo) bool {
-	if info.CA.IsZero() {
-		return false
-	}
-	var refs storepath.References
-	for _, ref := range info.References {
-		if ref == info.Path {
-			refs.Self = true
-		} else {
-			refs.Others = append(refs.Others, ref)
-		}
-	}
-	path, err := dir.FromContentAddress(info.Path.Name(), info.CA, refs)
-	return err == nil && path == info.Path
-}

@@ -76,29 +76,3 @@ func TestKeyring(t *testing.T) {
 		t.Error("a fresh signature is refused")
 	}
 }
-
-func TestProvesItself(t *testing.T) {
-	dir := storepath.DefaultDir
-	info := curl(t)
-	if provesItself(dir, info) {
-		t.Error("a path without a content address")
-	}
-	ca := storepath.ContentAddress{Method: storepath.NAR, Hash: info.NarHash}
-	refs := storepath.References{Others: info.References}
-	path, err := dir.FromContentAddress("curl", ca, refs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Path, info.CA = path, ca
-	if !provesItself(dir, info) {
-		t.Error("a content-addressed path is refused")
-	}
-	info.References = append(info.References, path)
-	if provesItself(dir, info) {
-		t.Error("a reference to itself makes no difference")
-	}
-	info.References = info.References[:2]
-	if provesItself(dir, info) {
-		t.Error("missing references make no difference")
-	}
-}

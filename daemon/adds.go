@@ -1,0 +1,135 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/tvixd/tvixd/pathinfo"
+	"github.com/tvixd/tvixd/store"
+	"github.com/tvixd/tvixd/storepath"
+	wp "github.com/tvixd/tvixd/worker-protocol"
+)
+
+func addToStore(ctx context.Context, s *session, q *wp.AddToStoreRequest) (*wp.AddToStoreResponse, error) {
+	add := s.store().AddCA
+	if s.conn.Data().IsNAR() { // whatever the method: old clients send nothing else
+		add = s.store().AddCAFromNAR
+	}
+	var info *pathinfo.PathInfo
+	err := s.keeping(func() (p storepath.Path, err error) {
+		info, err = add(ctx, q.Name, q.Method, q.Algo, q.References, s.conn.Data(), q.Repair)
+		if err != nil {
+			return storepath.Path{}, err
+		}
+		return info.Path, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &wp.AddToStoreResponse{Info: wp.ValidPathInfo{Path: info.Path, PathInfo: *infoToWire(info)}}, nil
+}
+
+func addTextToStore(ctx context.Context, s *session, q *wp.AddTextToStoreRequest) (*wp.PathResponse, error) {
+	var path storepath.Path
+	err := s.keeping(func() (p storepath.Path, err error) {
+		path, err = s.store().AddText(ctx, q.Name, []byte(q.Text), q.References)
+		return path, err
+	})
+	return &wp.PathResponse{Path: path}, err
+}
+
+// keeping runs add and leases the path that it adds. That path is not known before, and between
+// the end of the add and the lease a collection could take it: so an heir is there for what the
+// add held.
+func (s *session) keeping(add func() (storepath.Path, error)) error {
+	heir := s.store().Heir()
+	defer heir.Release()
+	path, err := add()
+	if err == nil {
+		s.lease.Add(path)
+	}
+	return err
+}
+
+func addToStoreNar(ctx context.Context, s *session, q *wp.AddToStoreNarRequest) (*wp.EmptyResponse, error) {
+	info := s.infoFromWire(&q.Info)
+	if err := s.mayAdd(info, q.DontCheckSigs); err != nil {
+		return nil, err
+	}
+	s.lease.Add(info.Path)
+	return &wp.EmptyResponse{}, s.store().AddNAR(ctx, *info, s.conn.Data(), store.AddOptions{Repair: q.Repair})
+}
+
+func addMultipleToStore(ctx context.Context, s *session, q *wp.AddMultipleToStoreRequest) (*wp.EmptyResponse, error) {
+	items, err := wp.NewItemReader(s.conn.Data(), s.conn.Dir(), s.conn.Limits())
+	if err != nil {
+		return nil, err
+	}
+	batch := s.store().Batch(ctx, store.AddOptions{Repair: q.Repair})
+	defer batch.Close()
+	for {
+		claim, nar, err := items.Next()
+		if err == io.EOF {
+			return &wp.EmptyResponse{}, batch.Commit()
+		}
+		if err != nil {
+			return nil, err
+		}
+		info := s.infoFromWire(claim)
+		info.Ultimate = false // they were not built here, whatever the sender's store says
+		if err := s.mayAdd(info, q.DontCheckSigs); err != nil {
+			return nil, err
+		}
+		s.lease.Add(info.Path)
+		if err := batch.AddNAR(*info, nar); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// infoFromWire is what a client claims of a path.
+func (s *session) infoFromWire(v *wp.ValidPathInfo) *pathinfo.PathInfo {
+	info := &pathinfo.PathInfo{
+		Path:             v.Path,
+		NarHash:          v.NarHash,
+		NarSize:          v.NarSize,
+		References:       v.References,
+		Deriver:          v.Deriver,
+		CA:               v.CA,
+		Signatures:       v.Signatures,
+		RegistrationTime: v.RegistrationTime,
+		Ultimate:         v.Ultimate && s.trusted,
+	}
+	info.Normalise()
+	return info
+}
+
+// mayAdd refuses a path that nobody vouches for: it is not content-addressed, no trusted key
+// has signed it, and the client may not or did not ask to do without.
+func (s *session) mayAdd(info *pathinfo.PathInfo, dontCheckSigs bool) error {
+	if dontCheckSigs && s.trusted || !s.config.RequireSigs {
+		return nil
+	}
+	if s.store().IsContentAddressed(info) || s.keys.accepts(fingerprint(s.store().Dir(), info), info.Signatures) {
+		return nil
+	}
+	return fmt.Errorf("cannot add path '%s' because it lacks a signature by a trusted key", s.printPath(info.Path))
+}
+
+func addSignatures(ctx context.Context, s *session, q *wp.AddSignaturesRequest) (*wp.AckResponse, error) {
+	if !s.trusted {
+		return nil, errors.New("you are not privileged to add signatures")
+	}
+	err := s.store().PathInfo().AddSignatures(ctx, q.Path, q.Signatures)
+	if errors.Is(err, pathinfo.ErrNotFound) {
+		err = s.notValid(q.Path)
+	}
+	return &wp.AckResponse{}, err
+}
+
+// notValid is Nix's error for a path that is not there.
+func (s *session) notValid(p storepath.Path) error {
+	return fmt.Errorf("path '%s' is not valid", s.printPath(p))
+}

@@ -1,0 +1,205 @@
+// Package daemon serves a store to Nix clients: it listens, decides who may do what, and has
+// one short handler for each operation of the worker protocol.
+//
+//	socket ─▶ Serve ─▶ session: trust, settings, lease ─▶ handlers ─▶ store, build, gc
+//	                      ▲
+//	          hangupWatch ┘ ends the operation of a client that has gone
+//
+// Every client has a goroutine that goes through its operations one by one. What belongs to a
+// client is in its session: whether it is trusted, its settings (nix.conf with what it was
+// allowed to change), and a lease on all paths that it was told of. Nothing in a session is
+// shared, and no lock is held while a client is waited for.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tvixd/tvixd/build"
+	"github.com/tvixd/tvixd/daemon/nixconf"
+	"github.com/tvixd/tvixd/gc"
+	"github.com/tvixd/tvixd/store"
+	wp "github.com/tvixd/tvixd/worker-protocol"
+)
+
+// Options are what a Daemon serves, and how. Store, Builder, Collector and Config are needed.
+type Options struct {
+	Store     *store.Store
+	Builder   *build.Builder
+	Collector *gc.Collector
+
+	// Config is nix.conf. It is not changed.
+	Config *nixconf.Config
+
+	// Trust overrides the judgement by trusted-users. TrustUnknown is no override.
+	Trust wp.Trust
+
+	// Accounts looks users up; nil stands for those of this machine.
+	Accounts Accounts
+
+	// Version is told to clients.
+	Version string
+
+	// Logger gets what no client is told; nil discards it.
+	Logger *slog.Logger
+}
+
+// Daemon serves clients. Its methods may be called concurrently.
+type Daemon struct {
+	opts   Options
+	keys   keyring
+	access Access
+	logger *slog.Logger
+	hangup *hangupWatch
+
+	stop    context.Context // done when Close was called
+	cancel  context.CancelFunc
+	clients sync.WaitGroup
+}
+
+// New makes a daemon that serves nobody yet.
+func New(o Options) (*Daemon, error) {
+	if o.Accounts == nil {
+		o.Accounts = SystemAccounts{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	hangup, err := newHangupWatch()
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{
+		opts:   o,
+		logger: o.Logger,
+		hangup: hangup,
+		access: Access{
+			TrustedUsers:    o.Config.TrustedUsers,
+			AllowedUsers:    o.Config.AllowedUsers,
+			BuildUsersGroup: o.Config.BuildUsersGroup,
+		},
+	}
+	var bad []string
+	d.keys, bad = parseKeyring(o.Config.TrustedPublicKeys)
+	for _, text := range bad {
+		o.Logger.Warn("trusted-public-keys holds something that is no key", "key", text)
+	}
+	d.stop, d.cancel = context.WithCancel(context.Background())
+	return d, nil
+}
+
+// Close ends all operations and connections, and returns when they have ended. Listeners are to
+// be closed by whoever opened them.
+func (d *Daemon) Close() {
+	d.cancel()
+	d.clients.Wait()
+	d.hangup.close()
+}
+
+// Serve accepts clients from l until it is closed, and gives each a goroutine. It returns nil
+// after the daemon or the listener was closed.
+func (d *Daemon) Serve(l net.Listener) error {
+	defer context.AfterFunc(d.stop, func() { l.Close() })()
+	const pause = 50 * time.Millisecond
+	for {
+		conn, err := l.Accept()
+		switch {
+		case err == nil:
+			d.start(conn)
+		case errors.Is(err, net.ErrClosed):
+			return nil
+		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE),
+			errors.Is(err, unix.ENOMEM), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ECONNABORTED):
+			// It passes when a client leaves.
+			d.logger.Error("cannot accept a client", "error", err)
+			select {
+			case <-time.After(pause):
+			case <-d.stop.Done():
+			}
+		default:
+			return fmt.Errorf("accept clients: %w", err)
+		}
+	}
+}
+
+func (d *Daemon) start(conn net.Conn) {
+	d.clients.Add(1)
+	go func() {
+		defer d.clients.Done()
+		d.serveSocket(conn)
+	}()
+}
+
+// serveSocket serves a client whose name the kernel knows.
+func (d *Daemon) serveSocket(conn net.Conn) {
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		conn.Close()
+		d.logger.Error("a client came over something else than a Unix socket")
+		return
+	}
+	peer, err := peerOf(unixConn)
+	if err != nil {
+		conn.Close()
+		d.logger.Error("cannot tell who a client is", "error", err)
+		return
+	}
+	name, trusted, refused := d.access.judge(peer, d.opts.Accounts)
+	switch {
+	case d.opts.Trust != wp.TrustUnknown:
+		trusted, refused = d.opts.Trust == wp.Trusted, nil
+	case refused == nil && peer.UID != 0:
+		if err := d.opts.Collector.CreateUser(name, int(peer.UID)); err != nil {
+			d.logger.Debug("cannot make a user's folders", "error", err)
+		}
+	}
+	logger := d.logger.With("pid", peer.PID, "user", name)
+	logger.Info("accepted a connection", "trusted", trusted)
+	raw, err := unixConn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return
+	}
+	d.serve(client{conn: conn, out: raw, trusted: trusted, refused: refused, logger: logger})
+}
+
+// ServeStdio serves the one client at the other end of in and out, trusted unless the options
+// say otherwise, until it leaves or ctx is done. Both are closed.
+func (d *Daemon) ServeStdio(ctx context.Context, in, out File) error {
+	d.clients.Add(1)
+	defer d.clients.Done()
+	raw, err := out.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("serve standard input and output: %w", err)
+	}
+	pair := &stdio{in, out}
+	defer context.AfterFunc(ctx, func() { pair.Close() })()
+	d.serve(client{
+		conn:    pair,
+		out:     raw,
+		trusted: d.opts.Trust != wp.NotTrusted,
+		logger:  d.logger.With("client", "stdio"),
+	})
+	return nil
+}
+
+// stdio is a connection made of two pipes.
+type stdio struct{ in, out File }
+
+func (s *stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
+func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
+func (s *stdio) Close() error                { return errors.Join(s.in.Close(), s.out.Close()) }
+
+// File is one end of a pipe, such as an *os.File.
+type File interface {
+	io.ReadWriteCloser
+	syscallConn
+}

@@ -1,0 +1,200 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/tvixd/tvixd/daemon/nixconf"
+	"github.com/tvixd/tvixd/store"
+	"github.com/tvixd/tvixd/storepath"
+	wp "github.com/tvixd/tvixd/worker-protocol"
+)
+
+// syscallConn is something with a descriptor.
+type syscallConn interface {
+	SyscallConn() (syscall.RawConn, error)
+}
+
+// client is a connection whose owner was judged.
+type client struct {
+	conn    io.ReadWriteCloser
+	out     syscall.RawConn // where answers go: its end is the client's
+	trusted bool
+	refused error // told to the client at the end of the handshake
+	logger  *slog.Logger
+}
+
+// session is one client's connection after the handshake.
+type session struct {
+	d       *Daemon
+	conn    *wp.ServerConn
+	proto   wp.Protocol
+	trusted bool
+	config  *nixconf.Config // of this client alone
+	lease   *store.Lease
+	keys    keyring // of config
+	logger  *slog.Logger
+}
+
+// handshakeTime bounds how long a client may take to introduce itself, so that one that says
+// nothing does not stay for ever.
+const handshakeTime = time.Minute
+
+// serve goes through a client's operations until it leaves, and closes the connection.
+func (d *Daemon) serve(c client) {
+	netConn, _ := c.conn.(net.Conn)
+	if netConn != nil {
+		_ = netConn.SetDeadline(time.Now().Add(handshakeTime))
+	}
+	trust := wp.NotTrusted
+	if c.trusted {
+		trust = wp.Trusted
+	}
+	ctx, cancel := context.WithCancelCause(d.stop)
+	defer cancel(nil)
+	closeEarly := context.AfterFunc(ctx, func() { c.conn.Close() })
+	conn, err := wp.Accept(c.conn, wp.ServerOptions{
+		Dir:           d.opts.Store.Dir(),
+		Features:      wp.DaemonFeatures,
+		DaemonVersion: d.opts.Version,
+		Trust:         trust,
+		Admit:         func(wp.Protocol) error { return c.refused },
+		Limits:        limits(),
+	})
+	closeEarly()
+	if err != nil {
+		c.logger.Info("a client was not served", "error", err)
+		return
+	}
+	defer conn.Close()
+	if netConn != nil {
+		_ = netConn.SetDeadline(time.Time{})
+	}
+	defer d.hangup.watch(c.out, cancel)()
+	// Whoever waits to read from or write to a client that is to go is woken up.
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	s := &session{
+		d:       d,
+		conn:    conn,
+		proto:   conn.Protocol(),
+		trusted: c.trusted,
+		config:  d.opts.Config.Clone(),
+		lease:   d.opts.Store.NewLease(),
+		keys:    d.keys,
+		logger:  c.logger,
+	}
+	defer s.lease.Release()
+	count, err := s.run(ctx)
+	switch {
+	case err == nil:
+		c.logger.Debug("a client left", "operations", count)
+	case ctx.Err() != nil:
+		c.logger.Debug("a client was dropped", "operations", count, "cause", context.Cause(ctx))
+	default:
+		c.logger.Info("a connection ended with an error", "operations", count, "error", err)
+	}
+}
+
+// limits bounds what one request may make the daemon keep. Adding a text is the largest one: a
+// derivation has megabytes at most.
+func limits() wp.Limits {
+	return wp.Limits{String: 64 << 20, Message: 256 << 20}
+}
+
+// run performs operations until the client leaves or the connection cannot be used any more.
+func (s *session) run(ctx context.Context) (operations int, err error) {
+	for ; ; operations++ {
+		op, err := s.conn.ReadOp()
+		switch {
+		case err == io.EOF, errors.Is(err, wp.ErrUnusable):
+			return operations, nil
+		case err != nil:
+			return operations, err
+		}
+		if err := s.perform(ctx, op); err != nil {
+			return operations, fmt.Errorf("%v: %w", op, err)
+		}
+		if ctx.Err() != nil {
+			return operations, context.Cause(ctx)
+		}
+	}
+}
+
+// perform serves one operation. What goes wrong in it is told to the client; the error is one of
+// the connection.
+func (s *session) perform(ctx context.Context, op wp.Op) (err error) {
+	defer func() {
+		// A mistake of ours must cost this client its connection, not the others theirs.
+		if cause := recover(); cause != nil {
+			s.logger.Error("an operation panicked", "operation", op, "cause", cause, "stack", string(debug.Stack()))
+			err = fmt.Errorf("panic: %v", cause)
+		}
+	}()
+	h, ok := handlers[op]
+	if ok {
+		return h(ctx, s)
+	}
+	info := op.Info()
+	if info.NewRequest == nil {
+		return s.conn.Fail(unknownOperation(info))
+	}
+	// Its request is known, so the connection can go on behind it.
+	if err := s.conn.ReadRequest(info.NewRequest()); err != nil {
+		return s.conn.Fail(err)
+	}
+	return s.conn.Fail(fmt.Errorf("operation %v is not supported", op))
+}
+
+func unknownOperation(info wp.OpInfo) error {
+	switch info.Status {
+	case wp.StatusRemoved:
+		return fmt.Errorf("operation %s (%d) is not supported any more", info.Name, info.Op)
+	case wp.StatusReserved:
+		return fmt.Errorf("operation %s (%d) is not supported", info.Name, info.Op)
+	default:
+		return fmt.Errorf("invalid operation %d", info.Op)
+	}
+}
+
+// handler serves one operation, from the request to the response.
+type handler func(ctx context.Context, s *session) error
+
+// answer makes a handler of a function that knows nothing of the connection's states.
+func answer[Q, A any, PQ message[Q], PA message[A]](f func(context.Context, *session, PQ) (PA, error)) handler {
+	return func(ctx context.Context, s *session) error {
+		request := PQ(new(Q))
+		if err := s.conn.ReadRequest(request); err != nil {
+			return s.conn.Fail(err)
+		}
+		response, err := f(ctx, s, request)
+		if err != nil {
+			return s.conn.Fail(s.explain(ctx, err))
+		}
+		return s.conn.Finish(response)
+	}
+}
+
+type message[T any] interface {
+	*T
+	wp.Message
+}
+
+// explain is err as the client is to see it.
+func (s *session) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return errors.New("interrupted by the user")
+	}
+	return err
+}
+
+func (s *session) store() *store.Store { return s.d.opts.Store }
+
+// printPath is a path as users see it.
+func (s *session) printPath(p storepath.Path) string { return s.store().Dir().Join(p) }
