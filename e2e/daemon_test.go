@@ -201,3 +201,16 @@ func processes() []process {
 func running(mark string) bool {
 	return slices.ContainsFunc(processes(), func(p process) bool { return strings.Contains(p.command, mark) })
 }
+
+func (p process) pidString() string { return strconv.Itoa(p.pid) }
+
+// peakMemory is the largest resident size of the daemon so far, in KiB.
+func (d *daemon) peakMemory() int {
+	d.w.t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
+	must(d.w.t, err)
+	_, after, _ := strings.Cut(string(text), "VmHWM:")
+	n, err := strconv.Atoi(strings.Fields(after)[0])
+	must(d.w.t, err)
+	return n
+}

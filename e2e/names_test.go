@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -52,4 +53,11 @@ func fileConn(t *testing.T, fd int) net.Conn {
 	c, err := net.FileConn(f)
 	must(t, err)
 	return c
+}
+
+// randomBytes are bytes that no compression and no other test shares.
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
 }

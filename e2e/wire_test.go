@@ -142,6 +142,12 @@ func (c *conn) op(op uint64, fields ...field) {
 	c.send(append([]field{u64(op)}, fields...)...)
 }
 
+// ask is op and its reply.
+func (c *conn) ask(op uint64, fields ...field) error {
+	c.op(op, fields...)
+	return c.reply()
+}
+
 // call is op for one that must succeed; its answer is still to be read.
 func (c *conn) call(op uint64, fields ...field) {
 	c.t.Helper()

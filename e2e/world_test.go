@@ -168,9 +168,8 @@ func (w *world) command(ctx context.Context, u user, script string) *exec.Cmd {
 	return cmd
 }
 
-// try runs a script of u and returns how it ended.
-func (w *world) try(u user, script string) result {
-	w.t.Helper()
+// attempt runs a script of u and returns how it ended.
+func (w *world) attempt(u user, script string) (result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := w.command(ctx, u, script)
@@ -178,9 +177,21 @@ func (w *world) try(u user, script string) result {
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	r := result{strings.TrimSuffix(stdout.String(), "\n"), strings.TrimSuffix(stderr.String(), "\n"), cmd.ProcessState.ExitCode()}
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
-		w.t.Fatalf("as %s: %s\n%v (%v)\n%v", u.name, script, err, ctx.Err(), r)
+	if ctx.Err() != nil {
+		return r, fmt.Errorf("did not end within %v", patience)
+	}
+	if _, ended := errors.AsType[*exec.ExitError](err); err != nil && !ended {
+		return r, err
+	}
+	return r, nil
+}
+
+// try is attempt for a script that must come to an end of its own.
+func (w *world) try(u user, script string) result {
+	w.t.Helper()
+	r, err := w.attempt(u, script)
+	if err != nil {
+		w.t.Fatalf("as %s: %s\n%v\n%v", u.name, script, err, r)
 	}
 	return r
 }
