@@ -252,6 +252,7 @@ func (r *registration) insertReferences(tx *sqldb.Tx) error {
 		for _, ref := range info.References {
 			ids = append(ids, r.rows[ref].id)
 		}
+		slices.Sort(ids) // in the order of the table
 		if _, err := tx.Exec(insertRefs, own.id, jsonIDs(ids)); err != nil {
 			return err
 		}

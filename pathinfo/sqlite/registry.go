@@ -18,8 +18,8 @@ func (s *Service) Delete(ctx context.Context, paths []storepath.Path) error {
 	if len(paths) == 0 {
 		return ctx.Err()
 	}
-	err := s.db.Write(ctx, func(tx *sqldb.Tx) error {
-		var ids []int64
+	err := s.db.Reclaim(ctx, func(tx *sqldb.Tx) error {
+		var ids []int64 // anew in each run, of which there may be two
 		err := parts(tx, paths, func(tx *sqldb.Tx, _ int, part string) error {
 			rows := tx.Query(queryIDs, part)
 			defer rows.Close()
