@@ -3,7 +3,6 @@ package derivation
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/tvixd/tvixd/storepath"
 )
@@ -169,30 +168,20 @@ func (w *writer) path(p storepath.Path) {
 
 func (w *writer) str(s string) {
 	w.b = append(w.b, '"')
-	for {
-		i := strings.IndexAny(s, "\"\\\n\r\t")
-		if i < 0 {
-			break
+	done := 0
+	for i := range len(s) {
+		if e := escapes[s[i]]; e != 0 {
+			w.b = append(w.b, s[done:i]...)
+			w.b = append(w.b, '\\', e)
+			done = i + 1
 		}
-		w.b = append(w.b, s[:i]...)
-		w.b = append(w.b, '\\', escape(s[i]))
-		s = s[i+1:]
 	}
-	w.b = append(w.b, s...)
+	w.b = append(w.b, s[done:]...)
 	w.b = append(w.b, '"')
 }
 
-func escape(c byte) byte {
-	switch c {
-	case '\n':
-		return 'n'
-	case '\r':
-		return 'r'
-	case '\t':
-		return 't'
-	}
-	return c
-}
+// escapes has what follows the backslash for the bytes that need one.
+var escapes = [256]byte{'"': '"', '\\': '\\', '\n': 'n', '\r': 'r', '\t': 't'}
 
 func sortedPaths(paths []storepath.Path) []storepath.Path {
 	if slices.IsSortedFunc(paths, storepath.Path.Compare) {

@@ -278,24 +278,35 @@ func (p *parser) str(into *string) error {
 	if err := p.expect(`"`); err != nil {
 		return err
 	}
-	i := strings.IndexAny(p.rest, `"\`)
-	if i >= 0 && p.rest[i] == '"' {
-		*into, p.rest = p.rest[:i], p.rest[i+1:]
-		return nil
-	}
-	var b strings.Builder
-	for i >= 0 && p.rest[i] == '\\' && i+1 < len(p.rest) {
-		b.WriteString(p.rest[:i])
-		b.WriteByte(unescape(p.rest[i+1]))
-		p.rest = p.rest[i+2:]
-		i = strings.IndexAny(p.rest, `"\`)
-	}
-	if i < 0 || p.rest[i] != '"' {
+	end := strings.IndexByte(p.rest, '"')
+	if end < 0 {
 		return invalid("unterminated string in derivation")
 	}
-	b.WriteString(p.rest[:i])
-	*into, p.rest = b.String(), p.rest[i+1:]
-	return nil
+	escape := strings.IndexByte(p.rest[:end], '\\')
+	if escape < 0 {
+		*into, p.rest = p.rest[:end], p.rest[end+1:]
+		return nil
+	}
+	return p.escaped(into, escape)
+}
+
+// escaped reads the rest of a quoted string whose first backslash is at i.
+func (p *parser) escaped(into *string, i int) error {
+	b := make([]byte, 0, 2*i+64)
+	b = append(b, p.rest[:i]...)
+	for ; i < len(p.rest); i++ {
+		c := p.rest[i]
+		switch {
+		case c == '"':
+			*into, p.rest = string(b), p.rest[i+1:]
+			return nil
+		case c == '\\' && i+1 < len(p.rest):
+			i++
+			c = unescape(p.rest[i])
+		}
+		b = append(b, c)
+	}
+	return invalid("unterminated string in derivation")
 }
 
 func unescape(c byte) byte {

@@ -1,6 +1,7 @@
 package nar
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
@@ -22,8 +23,7 @@ func FuzzReader(f *testing.F) {
 	f.Add(deep(5))
 	f.Add(tokens(magic, "(", "type", "regular", "contents", ^uint64(7)))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		src := bytes.NewReader(data)
-		events, err := readAll(NewReader(onlyRead{src}))
+		events, err := readAll(NewReader(bufio.NewReaderSize(bytes.NewReader(data), 64)))
 		if err != nil {
 			if !errors.Is(err, ErrMalformed) && !errors.Is(err, io.ErrUnexpectedEOF) {
 				t.Fatal(err)
@@ -40,10 +40,6 @@ func FuzzReader(f *testing.F) {
 		compareWithGoNix(t, b.Bytes(), events)
 	})
 }
-
-type onlyRead struct{ r io.Reader }
-
-func (o onlyRead) Read(p []byte) (int, error) { return o.r.Read(p) }
 
 func compareWithGoNix(t *testing.T, data []byte, events []event) {
 	t.Helper()

@@ -1,5 +1,7 @@
 package nixhash
 
+import "slices"
+
 // Nix32Alphabet lists the 32 characters in the order of their values. The
 // letters e, o, t and u are left out.
 const Nix32Alphabet = "0123456789abcdfghijklmnpqrsvwxyz"
@@ -29,13 +31,20 @@ func EncodeNix32(src []byte) string {
 
 // AppendNix32 appends src in Nix's base 32 to dst and returns the longer slice.
 func AppendNix32(dst, src []byte) []byte {
-	for n := Nix32Len(len(src)) - 1; n >= 0; n-- {
-		i, j := n*5/8, uint(n*5%8)
-		v := src[i] >> j
-		if i+1 < len(src) {
-			v |= src[i+1] << (8 - j)
+	at := len(dst) + Nix32Len(len(src))
+	dst = slices.Grow(dst, at-len(dst))[:at]
+	// The first bits of src are the last character.
+	var acc, bits uint
+	for _, c := range src {
+		acc |= uint(c) << bits
+		for bits += 8; bits >= 5; bits -= 5 {
+			at--
+			dst[at] = Nix32Alphabet[acc&31]
+			acc >>= 5
 		}
-		dst = append(dst, Nix32Alphabet[v&31])
+	}
+	if bits > 0 {
+		dst[at-1] = Nix32Alphabet[acc]
 	}
 	return dst
 }
@@ -44,28 +53,26 @@ func AppendNix32(dst, src []byte) []byte {
 // fails on a character outside the alphabet, and on set bits beyond the last
 // whole byte. Bytes past the end of dst are refused too.
 func DecodeNix32(dst []byte, s string) (int, error) {
-	size := len(s) * 5 / 8
-	if size > len(dst) {
+	if len(s)*5/8 > len(dst) {
 		return 0, badHash("Nix32 string is too long")
 	}
-	clear(dst[:size])
-	for n := range len(s) {
-		v := nix32Values[s[len(s)-1-n]]
+	var acc, bits uint
+	n := 0
+	for i := len(s) - 1; i >= 0; i-- {
+		v := nix32Values[s[i]]
 		if v == 255 {
-			return 0, badHash("invalid character in Nix32 (Nix's Base32 variation) string: '%c'", s[len(s)-1-n])
+			return 0, badHash("invalid character in Nix32 (Nix's Base32 variation) string: '%c'", s[i])
 		}
-		i, j := n*5/8, uint(n*5%8)
-		if i < size {
-			dst[i] |= v << j
-		} else if v != 0 {
-			return 0, badHash("Nix32 string has bits past its last byte")
-		}
-		if carry := v >> (8 - j); carry != 0 {
-			if i+1 >= size {
-				return 0, badHash("Nix32 string has bits past its last byte")
-			}
-			dst[i+1] |= carry
+		acc |= uint(v) << bits
+		if bits += 5; bits >= 8 {
+			dst[n] = byte(acc)
+			n++
+			acc >>= 8
+			bits -= 8
 		}
 	}
-	return size, nil
+	if acc != 0 {
+		return 0, badHash("Nix32 string has bits past its last byte")
+	}
+	return n, nil
 }
