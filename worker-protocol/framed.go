@@ -173,9 +173,7 @@ func (f *FramedWriter) frame(p []byte) error {
 			return err
 		}
 	}
-	var n [8]byte
-	binary.LittleEndian.PutUint64(n[:], uint64(len(p)))
-	if _, err := f.dst.Write(n[:]); err != nil {
+	if _, err := f.dst.Write(binary.LittleEndian.AppendUint64(f.dst.AvailableBuffer(), uint64(len(p)))); err != nil {
 		return fmt.Errorf("write frame: %w", err)
 	}
 	if _, err := f.dst.Write(p); err != nil {

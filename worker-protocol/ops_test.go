@@ -122,23 +122,24 @@ func withoutDrv(m Message) Message {
 // pipes are the kinds of connections that are tried.
 var pipes = map[string]func(t *testing.T) (server, client net.Conn){
 	"pipe": func(*testing.T) (net.Conn, net.Conn) { return net.Pipe() },
-	"unix": func(t *testing.T) (net.Conn, net.Conn) {
-		// Not t.TempDir: its name may be too long for a socket.
-		l, err := net.Listen("unix", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		client, err := net.Dial("unix", l.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		server, err := l.Accept()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return server, client
-	},
+	"unix": func(t *testing.T) (net.Conn, net.Conn) { return unixPair(t) },
+}
+
+// unixPair is the two ends of a connection over a socket of no name.
+func unixPair(t testing.TB) (server, client net.Conn) {
+	t.Helper()
+	l, err := net.Listen("unix", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if client, err = net.Dial("unix", l.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return server, client
 }
 
 // connect connects a client to handle, which runs in a goroutine until the test ends. The

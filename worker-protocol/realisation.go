@@ -271,7 +271,7 @@ func (c *coder) builtOutputs(v *map[string]Realisation) {
 		return
 	}
 	*v = nil
-	for key, r := range byID {
+	for _, key := range slices.Sorted(maps.Keys(byID)) {
 		id, err := ParseDrvOutput(key)
 		if err != nil {
 			c.r.reject(err)
@@ -280,6 +280,6 @@ func (c *coder) builtOutputs(v *map[string]Realisation) {
 		if *v == nil {
 			*v = make(map[string]Realisation, len(byID))
 		}
-		(*v)[id.Output] = r
+		(*v)[id.Output] = byID[key]
 	}
 }

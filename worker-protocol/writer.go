@@ -27,9 +27,7 @@ func NewWriter(dst io.Writer) *Writer {
 
 // Uint64 writes an integer.
 func (w *Writer) Uint64(n uint64) {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], n)
-	w.dst.Write(b[:]) // kept by dst
+	w.dst.Write(binary.LittleEndian.AppendUint64(w.dst.AvailableBuffer(), n)) // kept by dst
 }
 
 // Bool writes a boolean.
