@@ -140,7 +140,8 @@ func (d *Derivation) Path(dir storepath.Dir) (storepath.Path, error) {
 func (d *Derivation) Type() (Kind, error) {
 	var kind Kind
 	var algo nixhash.Algo
-	for name, o := range d.Outputs {
+	for _, name := range d.OutputNames() {
+		o := d.Outputs[name]
 		switch {
 		case kind == 0:
 			kind, algo = o.Kind, o.Algo

@@ -1,6 +1,8 @@
 package derivation
 
 import (
+	"strings"
+
 	"github.com/tvixd/tvixd/nixhash"
 	"github.com/tvixd/tvixd/storepath"
 )
@@ -128,5 +130,6 @@ func parsePath(dir storepath.Dir, s string) (storepath.Path, error) {
 	if s == "" || s[0] != '/' {
 		return storepath.Path{}, invalid("bad path '%s' in derivation", s)
 	}
-	return dir.Parse(s)
+	// A path may live much longer than the text that s is a part of.
+	return dir.Parse(strings.Clone(s))
 }

@@ -93,7 +93,7 @@ func (p *parser) outputs(d *Derivation) error {
 			return invalid("derivation has output '%s' twice", name)
 		}
 		o, err := ParseOutput(p.dir, d.Name, name, path, methodAlgo, hash)
-		d.Outputs[name] = o
+		d.Outputs[strings.Clone(name)] = o // outlives the text in a Hasher
 		return err
 	})
 }

@@ -99,6 +99,47 @@ func (d *descent) close() {
 	d.levels = nil
 }
 
+// remove deletes name in the innermost folder with all that is below it. It is
+// os.RemoveAll for trees deeper than descriptors may be open.
+func (d *descent) remove(name string) error {
+	err := unix.Unlinkat(d.fd(), name, 0)
+	if err == nil || err == unix.ENOENT {
+		return nil
+	}
+	if err != unix.EISDIR {
+		return fmt.Errorf("remove %s: %w", d.path(name), err)
+	}
+	if err := d.enter(name); err != nil {
+		return err
+	}
+	names, err := listDir(d.fd())
+	if err != nil {
+		return err
+	}
+	for _, below := range names {
+		if err := d.remove(below); err != nil {
+			return err
+		}
+	}
+	if err := d.leave(); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(d.fd(), name, unix.AT_REMOVEDIR); err != nil {
+		return fmt.Errorf("remove %s: %w", d.path(name), err)
+	}
+	return nil
+}
+
+// removeAll deletes the tree at path.
+func removeAll(path string) error {
+	d, err := newDescent(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return d.remove(filepath.Base(path))
+}
+
 func openDirAt(at int, name string) (int, error) {
 	return openAt(at, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 }

@@ -1,9 +1,9 @@
 package nar
 
 import (
+	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -25,7 +25,7 @@ func Restore(r io.Reader, path string) error {
 	u := unpacker{r: NewReader(r), dirs: dirs, rootName: filepath.Base(path)}
 	if err := u.run(); err != nil {
 		if u.started {
-			_ = os.RemoveAll(path)
+			err = errors.Join(err, removeAll(path))
 		}
 		return fmt.Errorf("restore %s: %w", path, err)
 	}

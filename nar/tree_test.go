@@ -3,6 +3,7 @@ package nar
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -201,6 +202,16 @@ func TestDeepTrees(t *testing.T) {
 	}
 	if !bytes.Equal(dump(t, path), data) {
 		t.Error("the restored tree is another")
+	}
+	// The test's own clean-up would have every folder open at once.
+	if err := removeAll(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := Restore(bytes.NewReader(data[:len(data)-8]), path); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left over: %v", err)
 	}
 }
 
