@@ -99,19 +99,22 @@ func splitReferences(self storepath.Path, refs []storepath.Path) storepath.Refer
 
 // checkIngested compares contents with what info claims of them.
 func (s *Store) checkIngested(ctx context.Context, info *pathinfo.PathInfo, in *Ingested) error {
-	full := s.dir.Join(info.Path)
 	if in.NarHash != info.NarHash {
 		return s.errorf(ErrMismatch, "hash mismatch importing path '%s';\n  specified: %s\n  got:       %s",
-			full, info.NarHash, in.NarHash)
+			s.dir.Join(info.Path), info.NarHash, in.NarHash)
 	}
 	if in.NarSize != info.NarSize {
-		return s.errorf(ErrMismatch, "size mismatch importing path '%s';\n  specified: %d\n  got:       %d",
-			full, info.NarSize, in.NarSize)
+		return s.sizeMismatch(info, in.NarSize)
 	}
 	if info.CA.IsZero() {
 		return nil
 	}
 	return s.checkContentAddress(ctx, info, in)
+}
+
+func (s *Store) sizeMismatch(info *pathinfo.PathInfo, got any) error {
+	return s.errorf(ErrMismatch, "size mismatch importing path '%s';\n  specified: %d\n  got:       %v",
+		s.dir.Join(info.Path), info.NarSize, got)
 }
 
 // checkContentAddress compares contents with info's content address.
