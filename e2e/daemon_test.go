@@ -57,10 +57,15 @@ func (w *world) launchWith(adapt func(*exec.Cmd)) *daemon {
 	defer log.Close()
 	d := &daemon{w: w, cmd: cmd, log: log.Name(), ready: make(chan string, 1), ended: make(chan struct{})}
 	cmd.Stderr = log
-	stdout, err := cmd.StdoutPipe()
+	// A pipe of our own, since nix-daemon's children keep it open beyond its end.
+	stdout, theirs, err := os.Pipe()
 	must(w.t, err)
-	must(w.t, cmd.Start())
+	cmd.Stdout = theirs
+	err = cmd.Start()
+	theirs.Close()
+	must(w.t, err)
 	go func() {
+		defer stdout.Close()
 		lines := bufio.NewScanner(stdout)
 		for lines.Scan() {
 			select {
@@ -68,6 +73,8 @@ func (w *world) launchWith(adapt func(*exec.Cmd)) *daemon {
 			default:
 			}
 		}
+	}()
+	go func() {
 		d.err = cmd.Wait()
 		close(d.ended)
 	}()
@@ -80,6 +87,11 @@ func (d *daemon) waitReady() {
 	d.w.t.Helper()
 	if underTest() == "nix" {
 		d.w.eventually("nix-daemon listens", func() bool {
+			select {
+			case <-d.ended:
+				d.w.t.Fatalf("nix-daemon ended at once: %v\n%s", d.err, d.messages())
+			default:
+			}
 			c, err := net.Dial("unix", socketPath)
 			if err == nil {
 				c.Close()

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"runtime"
 	"slices"
 	"strings"
@@ -53,8 +52,8 @@ const (
 // for what reply returns.
 type conn struct {
 	t *testing.T
-	net.Conn
 	r *bufio.Reader
+	w io.WriteCloser
 }
 
 // field is an encoded part of a request.
@@ -110,7 +109,7 @@ func setThreadUser(u user) error {
 	return errors.Join(set(unix.SYS_SETRESUID, 0), set(unix.SYS_SETRESGID, 0))
 }
 
-func (c *conn) close() { c.Close() }
+func (c *conn) close() { c.w.Close() }
 
 // shake does the handshake as a client of this version.
 func (c *conn) shake(version uint64) error {
@@ -134,7 +133,7 @@ func (c *conn) shake(version uint64) error {
 func (c *conn) send(fields ...field) {
 	// A daemon that refuses may close while we still write; what it said is
 	// read afterwards.
-	c.Write(slices.Concat(fields...))
+	c.w.Write(slices.Concat(fields...))
 }
 
 // op sends an operation.
@@ -282,7 +281,7 @@ func newConn(t *testing.T, fd int) *conn {
 	t.Helper()
 	nc := fileConn(t, fd)
 	nc.SetDeadline(time.Now().Add(patience))
-	c := &conn{t: t, Conn: nc, r: bufio.NewReader(nc)}
+	c := &conn{t, bufio.NewReader(nc), nc}
 	t.Cleanup(c.close)
 	return c
 }
