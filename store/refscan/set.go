@@ -39,7 +39,7 @@ type set struct {
 }
 
 func newSet(n int) *set {
-	const bitsPerElement = 16 // one lookup in sixteen passes the filter in vain
+	const bitsPerElement = 64 // one lookup in 64 passes the filter in vain
 	logBits := max(bits.Len(uint(n*bitsPerElement)), 10)
 	return &set{
 		index:  make(map[hashPart]int, n),
@@ -62,10 +62,16 @@ func (s *set) add(part hashPart) {
 	s.filter[slot/64] |= 1 << (slot % 64)
 }
 
+// mayHave reports whether window may begin with an element, and is mostly
+// right.
+func (s *set) mayHave(window []byte) bool {
+	slot := s.slot(window)
+	return s.filter[slot/64]&(1<<(slot%64)) != 0
+}
+
 // lookup returns the number of the hash part that window begins with.
 func (s *set) lookup(window []byte) (int, bool) {
-	slot := s.slot(window)
-	if s.filter[slot/64]&(1<<(slot%64)) == 0 {
+	if !s.mayHave(window) {
 		return 0, false
 	}
 	i, ok := s.index[hashPart(window)]
@@ -92,6 +98,11 @@ func (s *set) find(data []byte, visit func(offset, element int) int) (rest int) 
 			continue
 		}
 		known = i + hashLen
+		// A run: every window of it may be one that is looked for.
+		for known < len(data) && !s.mayHave(data[i:]) && isNix32[data[known]] {
+			i++
+			known++
+		}
 		next := i + 1
 		if element, ok := s.lookup(data[i:]); ok {
 			if next = visit(i, element); next < 0 {
