@@ -30,6 +30,9 @@ func (s *Store) Stats(ctx context.Context) (castore.Stats, error) {
 
 // Verify implements [castore.Keeper].
 func (s *Store) Verify(ctx context.Context, report func(castore.Problem)) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	s.mu.RLock()
 	digests := make([]castore.Digest, 0, len(s.objects))
 	for d := range s.objects {
@@ -52,6 +55,9 @@ func (s *Store) Verify(ctx context.Context, report func(castore.Problem)) error 
 
 // Sweep implements [castore.Keeper].
 func (s *Store) Sweep(ctx context.Context, live castore.LiveSet, _ castore.SweepOptions) (castore.SweepResult, error) {
+	if err := ctx.Err(); err != nil {
+		return castore.SweepResult{}, err
+	}
 	s.sweepMu.Lock()
 	defer s.sweepMu.Unlock()
 	// What is put from here on is not in the live set and must stay.

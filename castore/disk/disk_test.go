@@ -1,0 +1,98 @@
+package disk
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"testing"
+
+	"github.com/tvixd/tvixd/castore"
+	"github.com/tvixd/tvixd/castore/castoretest"
+	"github.com/tvixd/tvixd/internal/sqldb"
+)
+
+// openTest opens the store in a folder. Closing it closes its database.
+func openTest(tb testing.TB, dir string, change func(*Options)) *testStore {
+	tb.Helper()
+	s, err := tryOpen(dir, change)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { s.Close() })
+	return s
+}
+
+func tryOpen(dir string, change func(*Options)) (*testStore, error) {
+	db, err := sqldb.Open(filepath.Join(dir, "db.sqlite"), sqldb.Options{ReserveBytes: -1})
+	if err != nil {
+		return nil, err
+	}
+	opts := Options{Dir: dir, DB: db, Logger: slog.New(slog.DiscardHandler)}
+	if change != nil {
+		change(&opts)
+	}
+	s, err := Open(context.Background(), opts)
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return &testStore{s, opts}, nil
+}
+
+// testStore is a store that owns its database.
+type testStore struct {
+	*Store
+	options Options
+}
+
+func (s *testStore) Close() error {
+	err := s.Store.Close()
+	s.options.DB.Close()
+	return err
+}
+
+// suiteOf makes the conformance suite for options.
+func suiteOf(change func(*Options)) castoretest.Suite {
+	return castoretest.Suite{
+		New: func(tb testing.TB) castore.Store { return openTest(tb, tb.TempDir(), change) },
+		Reopen: func(tb testing.TB, s castore.Store) castore.Store {
+			if err := s.Close(); err != nil {
+				tb.Fatal(err)
+			}
+			return openTest(tb, s.(*testStore).options.Dir, change)
+		},
+		Damage: func(tb testing.TB, s castore.Store, d castore.Digest) {
+			damage(tb, s.(*testStore), d)
+		},
+	}
+}
+
+func TestStore(t *testing.T) { castoretest.Run(t, suiteOf(nil)) }
+
+// TestSmallPacks runs the suite with packs so small, and so little memory, that
+// every test meets many packs, rotation, compaction and cache misses.
+func TestSmallPacks(t *testing.T) {
+	castoretest.Run(t, suiteOf(func(o *Options) {
+		o.PackBytes = 300 << 10
+		o.CacheBytes = 1
+		o.Workers = 3
+	}))
+}
+
+func TestUncompressed(t *testing.T) {
+	castoretest.Run(t, suiteOf(func(o *Options) { o.Compression = CompressNone }))
+}
+
+// damage changes a byte in the payload of the record that holds an object.
+func damage(tb testing.TB, s *testStore, d castore.Digest) {
+	tb.Helper()
+	if err := s.Sync(context.Background()); err != nil {
+		tb.Fatal(err)
+	}
+	loc, found, err := s.index.lookup(context.Background(), d)
+	if err != nil || !found {
+		tb.Fatalf("object to damage: %v, %v", found, err)
+	}
+	flip(tb, s.packs.path(loc.at.pack), loc.at.offset+loc.at.length-1)
+	s.cache.drop(loc.block)
+}
