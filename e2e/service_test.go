@@ -154,7 +154,7 @@ func (w *world) stdio(u user) *conn {
 	out, err := cmd.StdoutPipe()
 	must(w.t, err)
 	must(w.t, cmd.Start())
-	c := &conn{w.t, bufio.NewReader(out), in}
+	c := &conn{t: w.t, r: bufio.NewReader(out), w: in}
 	w.t.Cleanup(func() {
 		defer cancel()
 		c.close()

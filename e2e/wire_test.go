@@ -48,12 +48,15 @@ const (
 	wireVersion = 1<<8 | 34
 )
 
-// conn is a client's connection. What goes wrong with it fails the test, but
-// for what reply returns.
+// conn is a client's connection. What cannot be read from it ends the test,
+// unless the daemon may vanish: then it is what reply returns.
 type conn struct {
 	t *testing.T
 	r *bufio.Reader
 	w io.WriteCloser
+
+	mayVanish bool
+	err       error // the first error of reading, if mayVanish
 }
 
 // field is an encoded part of a request.
@@ -82,16 +85,39 @@ func (w *world) dial(u user) *conn {
 	return c
 }
 
-// connect connects as u. The kernel tells the daemon the identity of the
-// thread that connects; so for that moment it is u's.
+// tryDial is dial to a daemon that may vanish at any time.
+func (w *world) tryDial(u user) (*conn, error) {
+	fd, err := connectAs(u)
+	if err != nil {
+		return nil, err
+	}
+	c := newConn(w.t, fd)
+	c.mayVanish = true
+	return c, c.shake(wireVersion)
+}
+
+// connect connects as u, and says nothing yet.
 func (w *world) connect(u user) *conn {
 	w.t.Helper()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := connectAs(u)
 	must(w.t, err)
-	runtime.LockOSThread()
-	must(w.t, errors.Join(setThreadUser(u), unix.Connect(fd, &unix.SockaddrUnix{Name: socketPath}), setThreadUser(root)))
-	runtime.UnlockOSThread()
 	return newConn(w.t, fd)
+}
+
+// connectAs returns a connected socket. The kernel tells the daemon the
+// identity of the thread that connects; so for that moment it is u's.
+func connectAs(u user) (int, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err = errors.Join(setThreadUser(u), unix.Connect(fd, &unix.SockaddrUnix{Name: socketPath}), setThreadUser(root))
+	if err != nil {
+		unix.Close(fd)
+	}
+	return fd, err
 }
 
 // setThreadUser changes the effective user of this thread alone.
@@ -114,11 +140,15 @@ func (c *conn) close() { c.w.Close() }
 // shake does the handshake as a client of this version.
 func (c *conn) shake(version uint64) error {
 	c.send(u64(0x6e697863), u64(version))
-	if magic, err := c.tryU64(); err != nil || magic != 0x6478696f {
-		return fmt.Errorf("hello of the daemon: %x, %v", magic, err)
+	magic, err := c.tryU64()
+	if err == nil && magic != 0x6478696f {
+		err = fmt.Errorf("its hello is %x", magic)
 	}
-	if _, err := c.tryU64(); err != nil {
-		return err
+	if err == nil {
+		_, err = c.tryU64() // its protocol version
+	}
+	if err != nil {
+		return fmt.Errorf("shake hands with the daemon: %w", err)
 	}
 	c.send(u64(0), u64(0)) // no CPU affinity, no reserved space
 	if version >= 1<<8|33 {
@@ -182,7 +212,7 @@ func (e daemonError) Error() string { return "the daemon says: " + string(e) }
 
 // reply reads the log messages of an operation up to its end.
 func (c *conn) reply() error {
-	for {
+	for c.err == nil {
 		kind, err := c.tryU64()
 		if err != nil {
 			return err
@@ -215,11 +245,15 @@ func (c *conn) reply() error {
 				c.u64()
 				c.str()
 			}
+			if c.err != nil {
+				return c.err
+			}
 			return daemonError(message)
 		default:
 			return fmt.Errorf("unknown message %x", kind)
 		}
 	}
+	return c.err
 }
 
 func (c *conn) fields() {
@@ -240,10 +274,23 @@ func (c *conn) tryU64() (uint64, error) {
 	return binary.LittleEndian.Uint64(b[:]), nil
 }
 
+// failed deals with an error of reading.
+func (c *conn) failed(err error) {
+	c.t.Helper()
+	if !c.mayVanish {
+		c.t.Fatal(err)
+	}
+	if c.err == nil {
+		c.err = err
+	}
+}
+
 func (c *conn) u64() uint64 {
 	c.t.Helper()
 	v, err := c.tryU64()
-	must(c.t, err)
+	if err != nil {
+		c.failed(err)
+	}
 	return v
 }
 
@@ -251,11 +298,12 @@ func (c *conn) str() string {
 	c.t.Helper()
 	n := c.u64()
 	if n > 64<<20 {
-		c.t.Fatalf("the daemon sends a string of %d bytes", n)
+		c.failed(fmt.Errorf("the daemon sends a string of %d bytes", n))
+		return ""
 	}
 	b := make([]byte, (n+7)/8*8)
 	if _, err := io.ReadFull(c.r, b); err != nil {
-		c.t.Fatal(err)
+		c.failed(err)
 	}
 	return string(b[:n])
 }
@@ -281,7 +329,7 @@ func newConn(t *testing.T, fd int) *conn {
 	t.Helper()
 	nc := fileConn(t, fd)
 	nc.SetDeadline(time.Now().Add(patience))
-	c := &conn{t, bufio.NewReader(nc), nc}
+	c := &conn{t: t, r: bufio.NewReader(nc), w: nc}
 	t.Cleanup(c.close)
 	return c
 }
