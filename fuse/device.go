@@ -29,6 +29,7 @@ type device struct {
 	starting atomic.Bool // until the kernel knows that there is no POLL
 	readers  sync.WaitGroup
 	replies  bufferPools
+	requests [opCount]atomic.Uint64 // requests so far, by opcode
 
 	fdMu sync.RWMutex
 	fd   int // -1 after close; guarded by fdMu for all but the readers
@@ -131,6 +132,7 @@ func (d *device) read(buf []byte) (int, error) {
 }
 
 func (d *device) handle(r request) {
+	d.requests[min(r.opcode, opCount-1)].Add(1)
 	if status, ok := d.shortcut(r); ok {
 		d.answerError(r, status)
 		return

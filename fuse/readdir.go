@@ -48,7 +48,7 @@ func (f *fileSystem) readRoot(offset uint64, w *dirWriter) gofuse.Status {
 	if !f.opts.ListRoot {
 		return gofuse.EPERM
 	}
-	l, err := f.root.snapshot(f.ctx, offset == 0)
+	l, err := f.root.snapshot(f.ctx)
 	if err != nil {
 		return f.rootError("", err)
 	}

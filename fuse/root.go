@@ -6,7 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"iter"
+	"errors"
 	"slices"
 	"sort"
 	"sync"
@@ -22,21 +22,28 @@ import (
 // their names, and the offset of an entry is that hash: it means the same place
 // whatever happened meanwhile. The hash has a secret key, so that nobody can make
 // names that collide.
+//
+// A listing is kept only while it is read, and then brought up to date for each
+// piece: what the kernel puts together from pieces of several readers must not
+// contain an old one (see [Server.changed]).
 type rootFolder struct {
-	list func(context.Context) iter.Seq2[castore.Entry, error]
-	key  [16]byte
+	roots Roots
+	key   [16]byte
+
+	// buildMu is held while a listing is made, by listings only. It is taken
+	// before mu.
+	buildMu sync.Mutex
 
 	mu       sync.Mutex
 	mtime    int64               // nanoseconds, grows with each change; guarded by mu
 	removed  uint64              // number of removals so far; guarded by mu
 	current  *listing            // the listing in use, may be nil; guarded by mu
-	building int                 // listings being made; guarded by mu
-	dropped  map[string]struct{} // removed while listings are being made; guarded by mu
+	building bool                // guarded by mu
+	pending  map[string]struct{} // changed and not in current, or in what is being made; guarded by mu
 }
 
 // listing is a snapshot of the root, sorted by offset. It is never changed.
 type listing struct {
-	mtime   int64
 	entries []rootEntry
 }
 
@@ -46,7 +53,7 @@ type rootEntry struct {
 }
 
 func newRootFolder(r Roots) *rootFolder {
-	f := &rootFolder{list: r.List, mtime: time.Now().UnixNano()}
+	f := &rootFolder{roots: r, mtime: time.Now().UnixNano()}
 	_, _ = rand.Read(f.key[:])
 	return f
 }
@@ -72,78 +79,110 @@ func (r *rootFolder) touch() {
 	r.mtime = max(r.mtime+1, time.Now().UnixNano())
 }
 
-// forget keeps removed names out of every listing that is handed out from now
-// on, also of those that are being made from older data.
-func (r *rootFolder) forget(names []string) {
+// change notes that names were added or removed: every snapshot that is asked
+// for from now on shows them as they are.
+func (r *rootFolder) change(names []string, removed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.removed++
-	r.current = nil
-	if r.building == 0 {
+	if removed {
+		r.removed++
+	}
+	if r.current == nil && !r.building {
 		return
 	}
-	if r.dropped == nil {
-		r.dropped = map[string]struct{}{}
+	if r.pending == nil {
+		r.pending = map[string]struct{}{}
 	}
 	for _, name := range names {
-		r.dropped[name] = struct{}{}
+		r.pending[name] = struct{}{}
+	}
+	if !r.building && len(r.pending) > minPatch+len(r.current.entries)/patchFraction {
+		r.current, r.pending = nil, nil
 	}
 }
 
-// snapshot returns the listing to read from. At the start of a listing it must be
-// a new one; on the way, the one in use does, so that a root that changes all the
-// time is not listed again for each piece.
-func (r *rootFolder) snapshot(ctx context.Context, start bool) (*listing, error) {
+// A listing is made anew rather than patched when more names have changed than
+// minPatch and one in patchFraction of its entries.
+const (
+	minPatch      = 1000
+	patchFraction = 10
+)
+
+// snapshot returns a listing with all changes that were noted before the call.
+func (r *rootFolder) snapshot(ctx context.Context) (*listing, error) {
+	r.buildMu.Lock()
+	defer r.buildMu.Unlock()
 	r.mu.Lock()
-	if l := r.current; l != nil && (!start || l.mtime == r.mtime) {
+	base, names := r.current, r.pending
+	if base != nil && len(names) == 0 {
 		r.mu.Unlock()
-		return l, nil
+		return base, nil
 	}
-	l := &listing{mtime: r.mtime}
-	r.building++
+	r.building, r.pending = true, nil
 	r.mu.Unlock()
 
-	err := l.fill(r, ctx)
+	var l *listing
+	var err error
+	if base == nil {
+		l, err = r.list(ctx)
+	} else {
+		l, err = r.patch(ctx, base, names)
+	}
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.building--
-	if len(r.dropped) > 0 {
-		l.entries = slices.DeleteFunc(l.entries, func(e rootEntry) bool {
-			_, gone := r.dropped[e.Name]
-			return gone
-		})
+	r.building, r.current = false, l
+	if l == nil {
+		r.pending = nil
 	}
-	if r.building == 0 {
-		r.dropped = nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if r.current == nil || r.current.mtime <= l.mtime {
-		r.current = l
-	}
-	return l, nil
+	return l, err
 }
 
 // release lets go of a listing that was read to its end: the kernel keeps it.
 func (r *rootFolder) release(l *listing) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.current == l {
-		r.current = nil
+	if r.current == l && !r.building {
+		r.current, r.pending = nil, nil
 	}
 }
 
-func (l *listing) fill(r *rootFolder, ctx context.Context) error {
-	for e, err := range r.list(ctx) {
+func (r *rootFolder) list(ctx context.Context) (*listing, error) {
+	l := &listing{}
+	for e, err := range r.roots.List(ctx) {
 		if err != nil {
-			return err
+			return nil, err
 		}
 		l.entries = append(l.entries, rootEntry{e, r.offset(e.Name)})
 	}
+	l.sort()
+	return l, nil
+}
+
+// patch returns a copy of a listing in which some names are as they are now.
+func (r *rootFolder) patch(ctx context.Context, old *listing, names map[string]struct{}) (*listing, error) {
+	l := &listing{entries: make([]rootEntry, 0, len(old.entries)+len(names))}
+	for _, e := range old.entries {
+		if _, changed := names[e.Name]; !changed {
+			l.entries = append(l.entries, e)
+		}
+	}
+	for name := range names {
+		n, err := r.roots.Lookup(ctx, name)
+		if errors.Is(err, castore.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		l.entries = append(l.entries, rootEntry{castore.Entry{Name: name, Node: n}, r.offset(name)})
+	}
+	l.sort()
+	return l, nil
+}
+
+func (l *listing) sort() {
 	slices.SortFunc(l.entries, func(a, b rootEntry) int { return cmp.Compare(a.offset, b.offset) })
-	return nil
 }
 
 // after returns the entries behind an offset.

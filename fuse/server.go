@@ -66,31 +66,53 @@ func (s *Server) Wait() { <-s.done }
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Added tells that names have come into the root. They can be looked up without
-// it; it makes the kernel list the root anew. It never waits.
+// it; after it they are listed too. Like Removed, it may wait for requests in the
+// root that are under way.
 func (s *Server) Added(names []string) {
 	if len(names) == 0 {
 		return
 	}
-	s.fs.root.touch()
-	s.notify(invalidAttr(rootID))
+	if !s.opts.ListRoot {
+		s.fs.root.touch()
+		s.notify(invalidAttr(rootID))
+		return
+	}
+	// One name does: no other one was kept as missing.
+	s.changed(names, names[:1], false)
 }
 
 // Removed tells that names have gone from the root: Roots must not find them any
 // more. When it returns, no path leads to them; processes that are inside keep
-// what the kernel has in its caches. It waits for lookups in the root that are
+// what the kernel has in its caches. It waits for requests in the root that are
 // under way, so that it must not be called from Roots, nor under a lock that
 // Roots takes.
 func (s *Server) Removed(names []string) {
 	if len(names) == 0 {
 		return
 	}
-	s.fs.root.forget(names)
-	for _, name := range names {
+	s.changed(names, names, true)
+	s.fs.blobs.purge()
+}
+
+// changed tells the kernel of a change. Four steps in this order make its cache
+// of the root's listing correct while others read the root:
+//
+//  1. From now on all that is listed is new.
+//  2. Telling of an entry takes the kernel's lock of the root, which readers
+//     share: behind it, all that was listed before is in the cache, with the old
+//     time of the root or without any.
+//  3. The root gets a new time,
+//  4. and the kernel must ask for it. It drops a cache with another time.
+//
+// Without the second step, an old piece that is on its way could come into a
+// cache that was begun with the new time.
+func (s *Server) changed(names, tell []string, removed bool) {
+	s.fs.root.change(names, removed)
+	for _, name := range tell {
 		s.notify(invalidEntry(rootID, name))
 	}
 	s.fs.root.touch()
 	s.notify(invalidAttr(rootID))
-	s.fs.blobs.purge()
 }
 
 func (s *Server) notify(message []byte) {

@@ -25,6 +25,7 @@ const (
 	opPoll        = 40
 	opBatchForget = 42
 	opReadDirPlus = 44
+	opCount       = 64 // higher ones are counted as the last
 )
 
 const (

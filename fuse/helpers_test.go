@@ -1,0 +1,32 @@
+package fuse
+
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// forgetAll makes the kernel forget all of a mount that is not in use: names,
+// nodes and pages. A remount does that for one file system; drop_caches would do
+// it to the whole machine.
+func forgetAll(tb testing.TB, dir string) {
+	tb.Helper()
+	const flags = unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOATIME
+	if err := unix.Mount("", dir, "", flags, ""); err != nil {
+		tb.Errorf("remount: %v", err)
+	}
+}
+
+func goRoot(tb testing.TB) string {
+	tb.Helper()
+	root := os.Getenv("GOROOT")
+	if root == "" {
+		root = runtime.GOROOT() //nolint:staticcheck // the tree is only something to read
+	}
+	if _, err := os.Stat(root + "/src"); err != nil {
+		tb.Skip("no sources of Go: ", err)
+	}
+	return root
+}
