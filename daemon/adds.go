@@ -67,7 +67,8 @@ func addMultipleToStore(ctx context.Context, s *session, q *wp.AddMultipleToStor
 	if err != nil {
 		return nil, err
 	}
-	batch := s.store().Batch(ctx, store.AddOptions{Repair: q.Repair})
+	batch := s.store().Batch(ctx)
+	batch.Repair = q.Repair
 	defer batch.Close()
 	for {
 		claim, nar, err := items.Next()
@@ -83,7 +84,7 @@ func addMultipleToStore(ctx context.Context, s *session, q *wp.AddMultipleToStor
 			return nil, err
 		}
 		s.lease.Add(info.Path)
-		if err := batch.AddNAR(*info, nar); err != nil {
+		if err := batch.AddNAR(ctx, *info, nar); err != nil {
 			return nil, err
 		}
 	}

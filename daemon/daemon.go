@@ -15,10 +15,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,14 +55,20 @@ type Options struct {
 // Daemon serves clients. Its methods may be called concurrently.
 type Daemon struct {
 	opts   Options
+	ops    map[wp.Op]handler
 	keys   keyring
 	access Access
 	logger *slog.Logger
 	hangup *hangupWatch
 
-	stop    context.Context // done when Close was called
-	cancel  context.CancelFunc
-	clients sync.WaitGroup
+	stop   context.Context // done when Close was called
+	cancel context.CancelFunc
+
+	mu      sync.Mutex
+	closed  bool           // guarded by mu
+	clients sync.WaitGroup // grows under mu, unless closed
+
+	connected atomic.Int64 // clients after their handshake
 }
 
 // New makes a daemon that serves nobody yet.
@@ -79,6 +85,7 @@ func New(o Options) (*Daemon, error) {
 	}
 	d := &Daemon{
 		opts:   o,
+		ops:    handlers,
 		logger: o.Logger,
 		hangup: hangup,
 		access: Access{
@@ -99,6 +106,9 @@ func New(o Options) (*Daemon, error) {
 // Close ends all operations and connections, and returns when they have ended. Listeners are to
 // be closed by whoever opened them.
 func (d *Daemon) Close() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
 	d.cancel()
 	d.clients.Wait()
 	d.hangup.close()
@@ -131,11 +141,25 @@ func (d *Daemon) Serve(l net.Listener) error {
 }
 
 func (d *Daemon) start(conn net.Conn) {
-	d.clients.Add(1)
+	if !d.enter(conn) {
+		return
+	}
 	go func() {
 		defer d.clients.Done()
 		d.serveSocket(conn)
 	}()
+}
+
+// enter counts a client in, or closes its connection when the daemon is closed.
+func (d *Daemon) enter(conn net.Conn) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		conn.Close()
+		return false
+	}
+	d.clients.Add(1)
+	return true
 }
 
 // serveSocket serves a client whose name the kernel knows.
@@ -163,43 +187,16 @@ func (d *Daemon) serveSocket(conn net.Conn) {
 	}
 	logger := d.logger.With("pid", peer.PID, "user", name)
 	logger.Info("accepted a connection", "trusted", trusted)
-	raw, err := unixConn.SyscallConn()
-	if err != nil {
-		conn.Close()
+	d.serve(client{conn: unixConn, trusted: trusted, refused: refused, logger: logger})
+}
+
+// ServePrivate serves one client that reached this process by another way than a socket of its
+// own, and returns when it has left. It is trusted unless the options say otherwise: whoever
+// could start us with a client on our standard input could do everything by itself.
+func (d *Daemon) ServePrivate(conn *net.UnixConn) {
+	if !d.enter(conn) {
 		return
 	}
-	d.serve(client{conn: conn, out: raw, trusted: trusted, refused: refused, logger: logger})
-}
-
-// ServeStdio serves the one client at the other end of in and out, trusted unless the options
-// say otherwise, until it leaves or ctx is done. Both are closed.
-func (d *Daemon) ServeStdio(ctx context.Context, in, out File) error {
-	d.clients.Add(1)
 	defer d.clients.Done()
-	raw, err := out.SyscallConn()
-	if err != nil {
-		return fmt.Errorf("serve standard input and output: %w", err)
-	}
-	pair := &stdio{in, out}
-	defer context.AfterFunc(ctx, func() { pair.Close() })()
-	d.serve(client{
-		conn:    pair,
-		out:     raw,
-		trusted: d.opts.Trust != wp.NotTrusted,
-		logger:  d.logger.With("client", "stdio"),
-	})
-	return nil
-}
-
-// stdio is a connection made of two pipes.
-type stdio struct{ in, out File }
-
-func (s *stdio) Read(p []byte) (int, error)  { return s.in.Read(p) }
-func (s *stdio) Write(p []byte) (int, error) { return s.out.Write(p) }
-func (s *stdio) Close() error                { return errors.Join(s.in.Close(), s.out.Close()) }
-
-// File is one end of a pipe, such as an *os.File.
-type File interface {
-	io.ReadWriteCloser
-	syscallConn
+	d.serve(client{conn: conn, trusted: d.opts.Trust != wp.NotTrusted, logger: d.logger.With("client", "private")})
 }

@@ -2,8 +2,7 @@ package daemon
 
 import wp "github.com/tvixd/tvixd/worker-protocol"
 
-// handlers has every operation that is served. It is filled by init, for handlers look up names
-// in it.
+// handlers has every operation that is served.
 var handlers = map[wp.Op]handler{
 	// queries.go
 	wp.OpIsValidPath:                 answer(isValidPath),

@@ -110,7 +110,8 @@ func writeWhole(name, contents string) error {
 // PrepareMountPoint makes the folder that the store is mounted on. A link on the way to it is
 // refused, unless allowed: store paths would have two names.
 func (l Layout) PrepareMountPoint(allowSymlinks bool) error {
-	if err := os.MkdirAll(string(l.Store), 0o755); err != nil {
+	// A mount whose server has died cannot be looked at, but the folder below it is there.
+	if err := os.MkdirAll(string(l.Store), 0o755); err != nil && !isDeadMount(err) {
 		return fmt.Errorf("make the store folder: %w", err)
 	}
 	if allowSymlinks {
@@ -118,7 +119,9 @@ func (l Layout) PrepareMountPoint(allowSymlinks bool) error {
 	}
 	for dir := string(l.Store); dir != "/"; dir = filepath.Dir(dir) {
 		var st unix.Stat_t
-		if err := unix.Lstat(dir, &st); err != nil {
+		if err := unix.Lstat(dir, &st); isDeadMount(err) {
+			continue
+		} else if err != nil {
 			return fmt.Errorf("look at the store folder: %w", &fs.PathError{Op: "lstat", Path: dir, Err: err})
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFLNK {
@@ -146,6 +149,11 @@ func (l Layout) RefuseInside(what, path string) error {
 	return nil
 }
 
+// isDeadMount reports whether a call failed because a FUSE server is gone.
+func isDeadMount(err error) bool {
+	return errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
+}
+
 // resolve follows links as far as the path exists and appends the rest.
 func resolve(path string) (string, error) {
 	abs, err := filepath.Abs(path)
@@ -153,7 +161,7 @@ func resolve(path string) (string, error) {
 		return "", err
 	}
 	real, err := filepath.EvalSymlinks(abs)
-	if !errors.Is(err, fs.ErrNotExist) || abs == "/" {
+	if !errors.Is(err, fs.ErrNotExist) && !isDeadMount(err) || abs == "/" {
 		return real, err
 	}
 	parent, err := resolve(filepath.Dir(abs))

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
-	"syscall"
 	"time"
 
 	"github.com/tvixd/tvixd/daemon/nixconf"
@@ -17,15 +16,9 @@ import (
 	wp "github.com/tvixd/tvixd/worker-protocol"
 )
 
-// syscallConn is something with a descriptor.
-type syscallConn interface {
-	SyscallConn() (syscall.RawConn, error)
-}
-
 // client is a connection whose owner was judged.
 type client struct {
-	conn    io.ReadWriteCloser
-	out     syscall.RawConn // where answers go: its end is the client's
+	conn    *net.UnixConn
 	trusted bool
 	refused error // told to the client at the end of the handshake
 	logger  *slog.Logger
@@ -49,10 +42,12 @@ const handshakeTime = time.Minute
 
 // serve goes through a client's operations until it leaves, and closes the connection.
 func (d *Daemon) serve(c client) {
-	netConn, _ := c.conn.(net.Conn)
-	if netConn != nil {
-		_ = netConn.SetDeadline(time.Now().Add(handshakeTime))
+	raw, err := c.conn.SyscallConn()
+	if err != nil {
+		c.conn.Close()
+		return
 	}
+	_ = c.conn.SetDeadline(time.Now().Add(handshakeTime))
 	trust := wp.NotTrusted
 	if c.trusted {
 		trust = wp.Trusted
@@ -74,10 +69,8 @@ func (d *Daemon) serve(c client) {
 		return
 	}
 	defer conn.Close()
-	if netConn != nil {
-		_ = netConn.SetDeadline(time.Time{})
-	}
-	defer d.hangup.watch(c.out, cancel)()
+	_ = c.conn.SetDeadline(time.Time{})
+	defer d.hangup.watch(raw, cancel)()
 	// Whoever waits to read from or write to a client that is to go is woken up.
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	s := &session{
@@ -91,6 +84,8 @@ func (d *Daemon) serve(c client) {
 		logger:  c.logger,
 	}
 	defer s.lease.Release()
+	d.connected.Add(1)
+	defer d.connected.Add(-1)
 	count, err := s.run(ctx)
 	switch {
 	case err == nil:
@@ -137,7 +132,7 @@ func (s *session) perform(ctx context.Context, op wp.Op) (err error) {
 			err = fmt.Errorf("panic: %v", cause)
 		}
 	}()
-	h, ok := handlers[op]
+	h, ok := s.d.ops[op]
 	if ok {
 		return h(ctx, s)
 	}

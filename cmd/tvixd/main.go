@@ -79,6 +79,16 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			return cli.ShowAppHelp(c)
 		},
 		Commands: []*cli.Command{
+			daemonCommand(),
+			gcCommand(),
+			verifyCommand(),
+			rootsCommand(),
+			pathInfoCommand(),
+			lsCommand(),
+			catCommand(),
+			statsCommand(),
+			importCommand(),
+			exportCommand(),
 			configCommand(),
 			versionCommand(),
 		},

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"github.com/tvixd/tvixd/daemon"
+)
+
+// control answers what the worker protocol has no operation for, to whoever may look into the
+// data folder: HTTP on a socket there.
+type control struct {
+	listener *daemon.Listener
+	server   http.Server
+}
+
+func controlSocket(dataDir string) string { return filepath.Join(dataDir, "control") }
+
+// The data folder keeps others out, whatever the socket's mode.
+func listenControl(dataDir string) (*control, error) {
+	l, err := daemon.Listen(controlSocket(dataDir))
+	if err != nil {
+		return nil, err
+	}
+	return &control{listener: l, server: http.Server{ReadHeaderTimeout: time.Minute}}, nil
+}
+
+func (c *control) serve(d *daemon.Daemon) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, r *http.Request) {
+		stats, err := d.Stats(r.Context())
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(stats)
+	})
+	c.server.Handler = mux
+	if err := c.server.Serve(c.listener); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("serve control socket: %w", err)
+	}
+	return nil
+}
+
+func (c *control) close() {
+	c.listener.Close()
+	c.server.Close()
+}
+
+// askControl gets an answer from the daemon that has the data folder.
+func askControl(ctx context.Context, dataDir, path string, into any) error {
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return daemon.Dial(controlSocket(dataDir))
+	}}
+	defer transport.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://tvixd"+path, nil)
+	if err != nil {
+		return err
+	}
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return fmt.Errorf("ask the daemon: %w", err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask the daemon: %s", response.Status)
+	}
+	return json.NewDecoder(response.Body).Decode(into)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tvixd/tvixd/castore/disk"
+	"github.com/tvixd/tvixd/daemon"
+	"github.com/tvixd/tvixd/gc"
+	"github.com/tvixd/tvixd/internal/sqldb"
+	"github.com/tvixd/tvixd/pathinfo/sqlite"
+	"github.com/tvixd/tvixd/store"
+)
+
+// errDataInUse means that another process has the data folder.
+var errDataInUse = errors.New("in use by another tvixd")
+
+// instance is a store, opened on its data folder by this process alone:
+//
+//	DIR/lock        held while the store is open
+//	DIR/db.sqlite   path metadata, and the index of the contents
+//	DIR/castore     contents
+//	DIR/builds      where builders work
+type instance struct {
+	dir       string
+	store     *store.Store
+	collector *gc.Collector
+	logger    *slog.Logger
+	closers   []io.Closer // in the order in which they were opened
+}
+
+// openInstance opens the store in dir, making a new one if there is none.
+func openInstance(ctx context.Context, dir string, layout daemon.Layout, logger *slog.Logger) (_ *instance, err error) {
+	if err := layout.RefuseInside("the data folder", dir); err != nil {
+		return nil, err
+	}
+	// Contents are read by way of the mount, with its modes; this folder is the owner's alone.
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open data folder: %w", err)
+	}
+	i := &instance{dir: dir, logger: logger}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, i.close())
+		}
+	}()
+	lock, err := lockData(dir)
+	if err != nil {
+		return nil, err
+	}
+	i.closers = append(i.closers, lock)
+	db, err := sqldb.Open(filepath.Join(dir, "db.sqlite"), sqldb.Options{Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	i.closers = append(i.closers, db)
+	contents, err := disk.Open(ctx, disk.Options{Dir: filepath.Join(dir, "castore"), DB: db, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	i.closers = append(i.closers, contents)
+	infos, err := sqlite.New(ctx, db, logger)
+	if err != nil {
+		return nil, err
+	}
+	i.store = store.New(store.Options{Dir: layout.Store, Castore: contents, PathInfo: infos, Logger: logger})
+	i.collector = gc.New(gc.Options{
+		Store:       i.store,
+		StateDir:    layout.StateDir,
+		Logger:      logger,
+	})
+	return i, nil
+}
+
+// close makes everything durable. Nothing may use the store any more.
+func (i *instance) close() error {
+	var errs []error
+	for n := len(i.closers) - 1; n >= 0; n-- {
+		errs = append(errs, i.closers[n].Close())
+	}
+	i.closers = nil
+	return errors.Join(errs...)
+}
+
+// lockData takes the data folder for this process, and leaves word who has it.
+func lockData(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock data folder: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock data folder %s: %w", dir, err)
+		}
+		owner, _ := io.ReadAll(io.LimitReader(f, 32))
+		return nil, fmt.Errorf("data folder %s: %w, process %s", dir, errDataInUse, strings.TrimSpace(string(owner)))
+	}
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return f, nil
+}
