@@ -144,7 +144,7 @@ func FuzzFramed(f *testing.F) {
 }
 
 func FuzzNARStream(f *testing.F) {
-	f.Add(dirNAR, 7)
+	f.Add(trickyNAR(20), 7)
 	f.Add(append(narFoo, "rest"...), 1)
 	f.Add(narOf(")"), 100)
 	f.Add(narOf("(", "type", "regular", "contents"), 100)
@@ -172,7 +172,7 @@ func FuzzNARStream(f *testing.F) {
 }
 
 func FuzzItems(f *testing.F) {
-	f.Add(itemsData())
+	f.Add(wire(2, encodeMessage(f, itemProtocol, &validFoo), trickyNAR(20), encodeMessage(f, itemProtocol, &validFoo), narFoo))
 	f.Add(wire(uint64(1) << 63))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		items, err := NewItemReader(bytes.NewReader(data), storepath.DefaultDir, fuzzLimits)
@@ -241,7 +241,12 @@ func FuzzServer(f *testing.F) {
 			p := v1(uint8(minor))
 			if p.Version >= op.Info().Since {
 				b := append(greet(minor), wire(op, encodeMessage(f, p, s.request))...)
-				f.Add(append(b, wire(len(s.data), s.data, 0)...))
+				if dm, ok := s.request.(dataMessage); ok && dm.dataForm(p) == dataFramed {
+					b = append(b, wire(len(narFoo), narFoo, 0)...)
+				} else if ok {
+					b = append(b, narFoo...)
+				}
+				f.Add(append(b, wire(OpQueryAllValidPaths)...))
 			}
 		}
 	}

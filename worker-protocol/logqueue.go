@@ -1,6 +1,7 @@
 package workerprotocol
 
 import (
+	"net"
 	"sync"
 	"time"
 )
@@ -183,6 +184,9 @@ func (q *logQueue) end() error {
 		q.mu.Lock()
 	}
 	q.open = false
+	if q.closed && q.err == nil {
+		return net.ErrClosed // and the writer may still be at it
+	}
 	return q.err
 }
 

@@ -58,12 +58,16 @@ type sample struct {
 var narFoo = fileNAR([]byte("hello\n"))
 
 // dirNAR is an archive with everything in it that misleads one who looks for its end.
-var dirNAR = narOf("(", "type", "directory",
-	"entry", "(", "name", "(", "node", "(", "type", "symlink", "target", ")", ")", ")",
-	"entry", "(", "name", ")", "node", "(", "type", "regular", "executable", "", "contents", strings.Repeat("(", 70000), ")", ")",
-	"entry", "(", "name", "empty", "node", "(", "type", "regular", ")", ")",
-	"entry", "(", "name", "name", "node", "(", "type", "directory", ")", ")",
-	")")
+var dirNAR = trickyNAR(70_000)
+
+func trickyNAR(size int) []byte {
+	return narOf("(", "type", "directory",
+		"entry", "(", "name", "(", "node", "(", "type", "symlink", "target", ")", ")", ")",
+		"entry", "(", "name", ")", "node", "(", "type", "regular", "executable", "", "contents", strings.Repeat("(", size), ")", ")",
+		"entry", "(", "name", "empty", "node", "(", "type", "regular", ")", ")",
+		"entry", "(", "name", "name", "node", "(", "type", "directory", ")", ")",
+		")")
+}
 
 func narOf(words ...string) []byte {
 	var b bytes.Buffer

@@ -323,21 +323,17 @@ func TestRefusedAddsStopTheUpload(t *testing.T) {
 	for _, minor := range []uint8{18, 21, 23, 38} {
 		for pipe := range pipes {
 			c := connect(t, pipe, v1(minor), ServerOptions{}, nil, serveStrictly)
-			// More than all buffers hold; only the bare form has to send it all.
-			size := int64(64 << 20)
+			// The test ends only if the upload does; but the bare form has to be sent whole.
+			size := int64(1 << 62)
 			if minor < 21 {
 				size = 1 << 20
 			}
 			nar := io.MultiReader(bytes.NewReader(wire(narMagic, "(", "type", "regular", "contents", uint64(size))),
 				io.LimitReader(zeroReader{}, size), bytes.NewReader(wire(")")))
-			count := &countingReader{r: nar}
-			err := c.AddToStoreNar(t.Context(), AddToStoreNarRequest{Info: validFoo}, count)
+			err := c.AddToStoreNar(t.Context(), AddToStoreNarRequest{Info: validFoo}, nar)
 			var remote *Error
 			if !errors.As(err, &remote) || remote.Msg != "refused" {
 				t.Fatalf("1.%d: %v", minor, err)
-			}
-			if minor >= 21 && count.n > size/2 {
-				t.Errorf("1.%d: %d bytes were sent after the error", minor, count.n)
 			}
 			if valid, err := c.IsValidPath(t.Context(), pathFoo); err != nil || !valid {
 				t.Errorf("1.%d: afterwards: %v, %v", minor, valid, err)
@@ -349,17 +345,6 @@ func TestRefusedAddsStopTheUpload(t *testing.T) {
 type zeroReader struct{}
 
 func (zeroReader) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-type countingReader struct {
-	r io.Reader
-	n int64
-}
-
-func (c *countingReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.n += int64(n)
-	return n, err
-}
 
 // TestUnreadDataIsSkipped checks that a server need not read what it does not want.
 func TestUnreadDataIsSkipped(t *testing.T) {
