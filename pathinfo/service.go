@@ -103,6 +103,10 @@ type Relations interface {
 	// itself included if it does.
 	Referrers(ctx context.Context, path storepath.Path) ([]storepath.Path, error)
 
+	// Closure returns those of paths that are valid and all that they reach
+	// by references, or with reverse by referrers, sorted.
+	Closure(ctx context.Context, paths []storepath.Path, reverse bool) ([]storepath.Path, error)
+
 	// Derivers returns the valid derivations that have output among their
 	// outputs, sorted.
 	Derivers(ctx context.Context, output storepath.Path) ([]storepath.Path, error)

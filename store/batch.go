@@ -87,9 +87,21 @@ func (b *Batch) AddNAR(ctx context.Context, info pathinfo.PathInfo, r io.Reader)
 		return b.err
 	}
 	if err := b.add(ctx, info, r); err != nil {
-		b.err = err
+		// A stream that is out of step since an earlier path, whose size was
+		// not what it claimed, is that path's fault.
+		b.err = firstError(b.wait(), b.firstBad(), err)
 	}
 	return b.err
+}
+
+// firstBad waits for the queue and returns the first error in it.
+func (b *Batch) firstBad() error {
+	for _, item := range b.queue {
+		if <-item.done; item.err != nil {
+			return item.err
+		}
+	}
+	return nil
 }
 
 func (b *Batch) add(ctx context.Context, info pathinfo.PathInfo, r io.Reader) error {

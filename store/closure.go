@@ -21,10 +21,6 @@ type ClosureOptions struct {
 	IncludeDerivers bool
 }
 
-// wholeGraphFrom is the number of paths in one step of a closure from which on
-// the whole graph is loaded in place of these paths' rows.
-const wholeGraphFrom = 256
-
 // Closure returns paths and all that they reach, sorted. A path that is not
 // valid gives an error that wraps pathinfo.ErrNotFound.
 func (s *Store) Closure(ctx context.Context, paths []storepath.Path, o ClosureOptions) ([]storepath.Path, error) {
@@ -36,40 +32,10 @@ func (s *Store) Closure(ctx context.Context, paths []storepath.Path, o ClosureOp
 	if bad := without(paths, valid); len(bad) > 0 {
 		return nil, s.notValid(bad[0])
 	}
-	if o == (ClosureOptions{}) {
-		if closure, err := s.smallClosure(ctx, paths); closure != nil || err != nil {
-			return closure, err
-		}
+	if !o.IncludeOutputs && !o.IncludeDerivers {
+		return s.infos.Closure(ctx, paths, o.Reverse)
 	}
 	return s.graphClosure(ctx, paths, o)
-}
-
-// smallClosure follows references row by row, level by level. It gives up and
-// returns nil when a level is so wide that loading all rows is cheaper.
-func (s *Store) smallClosure(ctx context.Context, paths []storepath.Path) ([]storepath.Path, error) {
-	seen := make(map[storepath.Path]struct{}, len(paths))
-	for _, p := range paths {
-		seen[p] = struct{}{}
-	}
-	for level := paths; len(level) > 0; {
-		if len(level) > wholeGraphFrom {
-			return nil, nil
-		}
-		refs, err := s.infos.References(ctx, level)
-		if err != nil {
-			return nil, err
-		}
-		level = nil
-		for _, rs := range refs {
-			for _, r := range rs {
-				if _, ok := seen[r]; !ok {
-					seen[r] = struct{}{}
-					level = append(level, r)
-				}
-			}
-		}
-	}
-	return sortedPaths(seen), nil
 }
 
 // graphClosure works on the whole graph in memory.
@@ -84,13 +50,12 @@ func (s *Store) graphClosure(ctx context.Context, paths []storepath.Path, o Clos
 	}
 	edges := make(map[storepath.Path][]storepath.Path, len(graph))
 	add := func(from, to storepath.Path) {
-		if _, ok := valid[to]; !ok {
-			return
-		}
 		if o.Reverse {
 			from, to = to, from
 		}
-		if _, ok := valid[from]; ok {
+		_, fromValid := valid[from]
+		_, toValid := valid[to]
+		if fromValid && toValid {
 			edges[from] = append(edges[from], to)
 		}
 	}

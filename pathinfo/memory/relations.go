@@ -66,6 +66,43 @@ func (s *Service) Referrers(ctx context.Context, path storepath.Path) ([]storepa
 	return sortedKeys(r.referrers), nil
 }
 
+// Closure implements pathinfo.Relations.
+func (s *Service) Closure(ctx context.Context, paths []storepath.Path, reverse bool) ([]storepath.Path, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	seen := make(map[storepath.Path]struct{})
+	var stack []storepath.Path
+	visit := func(p storepath.Path) {
+		if _, ok := seen[p]; ok {
+			return
+		}
+		if _, ok := s.paths[p]; ok {
+			seen[p] = struct{}{}
+			stack = append(stack, p)
+		}
+	}
+	for _, p := range paths {
+		visit(p)
+	}
+	for len(stack) > 0 {
+		r := s.paths[stack[len(stack)-1]]
+		stack = stack[:len(stack)-1]
+		if reverse {
+			for p := range r.referrers {
+				visit(p)
+			}
+		} else {
+			for _, p := range r.info.References {
+				visit(p)
+			}
+		}
+	}
+	return sortedKeys(seen), nil
+}
+
 // Derivers implements pathinfo.Relations.
 func (s *Service) Derivers(ctx context.Context, output storepath.Path) ([]storepath.Path, error) {
 	if err := ctx.Err(); err != nil {

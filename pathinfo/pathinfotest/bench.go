@@ -82,6 +82,15 @@ func Bench(b *testing.B, newService func(t testing.TB) pathinfo.Service) {
 			}
 		}
 	})
+	b.Run("Closure", func(b *testing.B) {
+		for b.Loop() {
+			closure, err := s.Closure(b.Context(), paths[len(paths)-100:], false)
+			if err != nil || len(closure) < 100 {
+				b.Fatal(err)
+			}
+			b.ReportMetric(float64(len(closure)), "paths")
+		}
+	})
 	b.Run("Graph10000", func(b *testing.B) {
 		for b.Loop() {
 			if g, err := s.Graph(b.Context()); err != nil || len(g) != len(paths) {

@@ -42,6 +42,7 @@ func Run(t *testing.T, newService func(t testing.TB) pathinfo.Service) {
 		{"DeleteMany", testDeleteMany},
 		{"Signatures", testSignatures},
 		{"Relations", testRelations},
+		{"Closure", testClosure},
 		{"DrvOutputs", testDrvOutputs},
 		{"Graph", testGraph},
 		{"Touch", testTouch},

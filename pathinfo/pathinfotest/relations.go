@@ -34,6 +34,41 @@ func testRelations(t *testing.T, s pathinfo.Service) {
 	checkPaths(t, refs[4], Path(1), Path(2), Path(3))
 }
 
+func testClosure(t *testing.T, s pathinfo.Service) {
+	ctx := t.Context()
+	register(t, s, Info(1), Info(2, Path(1)), Info(3, Path(2), Path(3)), Info(4, Path(1)), Info(5), Info(6, Path(5)))
+	check := func(reverse bool, from []storepath.Path, want ...storepath.Path) {
+		t.Helper()
+		got, err := s.Closure(ctx, from, reverse)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkPaths(t, got, want...)
+	}
+	check(false, nil)
+	check(false, []storepath.Path{Path(9)})
+	check(false, []storepath.Path{Path(3)}, Path(1), Path(2), Path(3))
+	check(false, []storepath.Path{Path(4), Path(3), Path(4), Path(9)}, Path(1), Path(2), Path(3), Path(4))
+	check(true, []storepath.Path{Path(1)}, Path(1), Path(2), Path(3), Path(4))
+	check(true, []storepath.Path{Path(3), Path(5)}, Path(3), Path(5), Path(6))
+
+	// A long chain, and one start more than fits into any batch.
+	const n = 12_000
+	var chain []pathinfo.PathInfo
+	var all []storepath.Path
+	for i := 10; i < 10+n; i++ {
+		chain = append(chain, Info(i))
+		if i > 10 {
+			chain[i-10] = Info(i, Path(i-1))
+		}
+		all = append(all, Path(i))
+	}
+	register(t, s, chain...)
+	check(false, []storepath.Path{Path(10 + n - 1)}, all...)
+	check(true, []storepath.Path{Path(10)}, all...)
+	check(false, all, all...)
+}
+
 func testDrvOutputs(t *testing.T, s pathinfo.Service) {
 	ctx := t.Context()
 	out, dev := Path(11), Path(12) // never valid

@@ -54,6 +54,22 @@ const (
 		JOIN paths AS f ON f.id = refs.referrer
 		WHERE p.path = ?`
 
+	queryClosure = `
+		WITH RECURSIVE closure (id) AS (
+			SELECT p.id FROM json_each(?) AS j CROSS JOIN paths AS p ON p.path = j.value
+			UNION
+			SELECT refs.reference FROM closure CROSS JOIN refs ON refs.referrer = closure.id
+		)
+		SELECT p.path FROM closure CROSS JOIN paths AS p ON p.id = closure.id`
+
+	queryReverseClosure = `
+		WITH RECURSIVE closure (id) AS (
+			SELECT p.id FROM json_each(?) AS j CROSS JOIN paths AS p ON p.path = j.value
+			UNION
+			SELECT refs.referrer FROM closure CROSS JOIN refs ON refs.reference = closure.id
+		)
+		SELECT p.path FROM closure CROSS JOIN paths AS p ON p.id = closure.id`
+
 	queryDerivers = `
 		SELECT p.path FROM drv_outputs AS o JOIN paths AS p ON p.id = o.drv
 		WHERE o.output = ?`

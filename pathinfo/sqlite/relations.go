@@ -164,6 +164,22 @@ func (s *Service) Referrers(ctx context.Context, path storepath.Path) ([]storepa
 	return referrers, nil
 }
 
+// Closure implements pathinfo.Relations.
+func (s *Service) Closure(ctx context.Context, paths []storepath.Path, reverse bool) (closure []storepath.Path, err error) {
+	query := queryClosure
+	if reverse {
+		query = queryReverseClosure
+	}
+	err = s.db.Lookup(ctx, func(tx *sqldb.Tx) error {
+		closure, err = scanPaths(tx.Query(query, jsonPaths(paths)), false)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get closure of %d paths: %w", len(paths), err)
+	}
+	return closure, nil
+}
+
 // Derivers implements pathinfo.Relations.
 func (s *Service) Derivers(ctx context.Context, output storepath.Path) ([]storepath.Path, error) {
 	derivers, err := s.pathsOf(ctx, queryDerivers, output)
