@@ -2,7 +2,6 @@ package workerprotocol
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"time"
@@ -281,5 +280,3 @@ func dict[V any](c *coder, what string, v *map[string]V, value func(*coder, *V))
 func errNotExpressible(what string, p Protocol, why string) error {
 	return fmt.Errorf("%s cannot be sent in protocol %s: %s", what, p, why)
 }
-
-var _ io.Reader = (*FramedReader)(nil)

@@ -15,6 +15,11 @@ type FramedReader struct {
 	err  error
 }
 
+var (
+	_ io.WriterTo   = (*FramedReader)(nil)
+	_ io.ReaderFrom = (*FramedWriter)(nil)
+)
+
 // NewFramedReader reads frames from r, which must not be used until the stream has ended.
 func NewFramedReader(r *Reader) *FramedReader { return &FramedReader{r: r} }
 

@@ -229,9 +229,10 @@ func (c *ServerConn) drain() error {
 }
 
 // Fail ends the operation with an error for the client, an *Error if err wraps one. The error is
-// sent before what is left of the data is skipped, so that the client may stop sending. When the
-// request could not be read, the connection is unusable afterwards, which ReadOp tells. The
-// returned error is one of the connection itself.
+// sent before what is left of the data is skipped, so that the client may stop sending; but a
+// client that sends a bare archive neither looks for an answer nor can it stop, and gets the error
+// afterwards. When the request or the data could not be read, the connection is unusable
+// afterwards, which ReadOp tells. The returned error is one of the connection itself.
 func (c *ServerConn) Fail(err error) error {
 	switch c.state {
 	case stateIdle:
@@ -244,6 +245,10 @@ func (c *ServerConn) Fail(err error) error {
 		c.queue.begin()
 	}
 	c.state = stateIdle
+	var drainErr error
+	if c.data != nil && c.data.form == dataBare {
+		drainErr = c.drain()
+	}
 	if qerr := c.queue.end(); qerr != nil {
 		c.broken = true
 		return qerr
@@ -253,6 +258,9 @@ func (c *ServerConn) Fail(err error) error {
 	if err := c.flush(); err != nil {
 		c.broken = true
 		return err
+	}
+	if drainErr != nil {
+		return drainErr
 	}
 	return c.drain()
 }
