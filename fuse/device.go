@@ -24,6 +24,7 @@ import (
 type device struct {
 	protocol *gofuse.ProtocolServer
 	logger   *slog.Logger
+	ended    func()       // called when the connection has ended, once a reader
 	idle     atomic.Int32 // readers that wait for a request
 	maxIdle  int32
 	starting atomic.Bool // until the kernel knows that there is no POLL
@@ -97,6 +98,7 @@ func (d *device) serve() {
 			if !errors.Is(err, syscall.ENODEV) && !errors.Is(err, syscall.ECONNABORTED) {
 				d.logger.Error("read from /dev/fuse failed", slog.Any("error", err))
 			}
+			d.ended()
 			return
 		}
 		r, err := parseRequest(buf[:n])

@@ -1,7 +1,6 @@
 package fuse
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"sync"
@@ -16,12 +15,18 @@ import (
 // errPanicked is what others see of a fetch that ended in a panic.
 var errPanicked = errors.New("fetch panicked")
 
-const estale = gofuse.Status(syscall.ESTALE)
+const (
+	estale   = gofuse.Status(syscall.ESTALE)
+	enotconn = gofuse.Status(syscall.ENOTCONN)
+)
 
 // rootError translates an error of Roots.
 func (f *fileSystem) rootError(name string, err error) gofuse.Status {
 	if errors.Is(err, castore.ErrNotFound) {
 		return gofuse.ENOENT
+	}
+	if f.ctx.Err() != nil {
+		return enotconn
 	}
 	f.complain("look up root entry", err, slog.String("name", name))
 	return gofuse.EIO
@@ -30,11 +35,11 @@ func (f *fileSystem) rootError(name string, err error) gofuse.Status {
 // contentError translates an error of the castore about a node: ESTALE if the
 // node is of a path that was collected, else EIO. ESTALE also makes the kernel
 // walk the path anew, so that who came by a path gets ENOENT.
-func (f *fileSystem) contentError(ctx context.Context, n *node, err error) gofuse.Status {
-	if ctx.Err() != nil {
-		return gofuse.Status(syscall.ENOTCONN)
+func (f *fileSystem) contentError(n *node, err error) gofuse.Status {
+	if f.ctx.Err() != nil {
+		return enotconn
 	}
-	if errors.Is(err, castore.ErrNotFound) && f.collected(ctx, n) {
+	if errors.Is(err, castore.ErrNotFound) && f.collected(n) {
 		return estale
 	}
 	f.complain("read "+n.kind.String(), err, slog.String("digest", n.digest.String()))
@@ -46,7 +51,7 @@ const maxDepth = 4096
 
 // collected asks Roots whether the path, below which a node was looked up last,
 // is still the same.
-func (f *fileSystem) collected(ctx context.Context, n *node) bool {
+func (f *fileSystem) collected(n *node) bool {
 	top := *n
 	for depth := 0; top.parent != rootID; depth++ {
 		parent, ok := f.nodes.get(top.parent)
@@ -57,7 +62,7 @@ func (f *fileSystem) collected(ctx context.Context, n *node) bool {
 		}
 		top = parent
 	}
-	now, err := f.opts.Roots.Lookup(ctx, top.text)
+	now, err := f.opts.Roots.Lookup(f.ctx, top.text)
 	if err != nil {
 		return errors.Is(err, castore.ErrNotFound)
 	}

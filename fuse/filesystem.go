@@ -138,7 +138,7 @@ func (f *fileSystem) directory(id uint64) (node, *castore.Directory, gofuse.Stat
 	}
 	dir, err := f.dirs.get(f.ctx, n.digest)
 	if err != nil {
-		return node{}, nil, f.contentError(f.ctx, &n, err)
+		return node{}, nil, f.contentError(&n, err)
 	}
 	return n, dir, gofuse.OK
 }

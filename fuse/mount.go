@@ -7,6 +7,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"syscall"
 	"time"
@@ -60,7 +61,7 @@ func Mount(ctx context.Context, o Options) (*Server, error) {
 func protocolOptions(o *Options) *gofuse.MountOptions {
 	return &gofuse.MountOptions{
 		MaxWrite:             maxRead, // also the most that is read at once
-		MaxBackground:        16,
+		MaxBackground:        32,
 		EnableSymlinkCaching: true,
 		DisableXAttrs:        !o.Xattr,
 		ExtraCapabilities:    gofuse.CAP_READDIRPLUS_AUTO | gofuse.CAP_NO_OPENDIR_SUPPORT,
@@ -68,7 +69,7 @@ func protocolOptions(o *Options) *gofuse.MountOptions {
 		DisabledCapabilities: gofuse.CAP_PASSTHROUGH,
 		Logger:               log.New(logWriter{o.Logger}, "", 0),
 		PanicHandler: func(p any) gofuse.Status {
-			o.Logger.Error("file system panicked", "panic", p)
+			o.Logger.Error("file system panicked", "panic", p, "stack", string(debug.Stack()))
 			return gofuse.EIO
 		},
 	}

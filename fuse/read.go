@@ -25,7 +25,7 @@ func (f *fileSystem) Read(_ <-chan struct{}, in *gofuse.ReadIn, buf []byte) (gof
 	}
 	buf = buf[:min(uint64(len(buf)), n.size-in.Offset)]
 	if err := f.readBlob(&n, buf, int64(in.Offset)); err != nil {
-		return nil, f.contentError(f.ctx, &n, err)
+		return nil, f.contentError(&n, err)
 	}
 	return filled(buf), gofuse.OK
 }

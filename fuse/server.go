@@ -39,6 +39,8 @@ func newServer(o *Options, dev *device) *Server {
 		cancel: cancel,
 		done:   make(chan struct{}),
 	}
+	// What is still being answered need not be finished when nobody listens.
+	dev.ended = cancel
 	dev.protocol = gofuse.NewProtocolServer(s.fs, protocolOptions(o))
 	return s
 }
@@ -52,7 +54,6 @@ func (s *Server) watch(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { _ = s.Unmount() })
 	defer stop()
 	s.dev.readers.Wait()
-	s.cancel()
 	s.dev.close()
 	s.fs.blobs.purge()
 	close(s.done)
