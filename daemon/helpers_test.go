@@ -72,7 +72,7 @@ func newDaemon(t *testing.T, s setup) *testDaemon {
 	if s.ops != nil {
 		d.ops = s.ops
 	}
-	l, err := Listen(layout.Socket)
+	l, err := Listen(layout.Socket, 0o666)
 	if err != nil {
 		t.Fatal(err)
 	}

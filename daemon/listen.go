@@ -25,9 +25,8 @@ type Listener struct {
 	file fileID
 }
 
-// Listen makes the socket that clients of every user may connect to, and the folders above it.
-// A socket that nobody listens on is replaced; where somebody does, the error is ErrSocketInUse.
-func Listen(path string) (*Listener, error) {
+// Listen makes a socket, and the folders above it; mode says who may connect. A socket that nobody listens on is replaced; where somebody does, the error is ErrSocketInUse.
+func Listen(path string, mode os.FileMode) (*Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -44,7 +43,7 @@ func Listen(path string) (*Listener, error) {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
 	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(path, 0o666); err != nil {
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("listen: %w", err)
 	}

@@ -18,7 +18,7 @@ func TestListen(t *testing.T) {
 	} {
 		t.Run(tc.what, func(t *testing.T) {
 			path := filepath.Join(shortDir(t), tc.path)
-			l, err := Listen(path)
+			l, err := Listen(path, 0o666)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -29,7 +29,7 @@ func TestListen(t *testing.T) {
 			if info.Mode() != os.ModeSocket|0o666 {
 				t.Errorf("mode %v", info.Mode())
 			}
-			if _, err := Listen(path); !errors.Is(err, ErrSocketInUse) {
+			if _, err := Listen(path, 0o666); !errors.Is(err, ErrSocketInUse) {
 				t.Errorf("a second daemon: %v", err)
 			}
 			conn, err := Dial(path)
@@ -53,7 +53,7 @@ func TestListenReplacesAStaleSocket(t *testing.T) {
 	}
 	stale.SetUnlinkOnClose(false)
 	stale.Close()
-	l, err := Listen(path)
+	l, err := Listen(path, 0o666)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestListenReplacesAStaleSocket(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	other, err := Listen(path)
+	other, err := Listen(path, 0o666)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestListenLeavesOtherFilesAlone(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Listen(path); err == nil || !strings.Contains(err.Error(), "no socket") {
+	if _, err := Listen(path, 0o666); err == nil || !strings.Contains(err.Error(), "no socket") {
 		t.Errorf("got %v", err)
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != "precious" {
@@ -107,7 +107,7 @@ func TestHangupWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.close()
-	l, err := Listen(filepath.Join(shortDir(t), "s"))
+	l, err := Listen(filepath.Join(shortDir(t), "s"), 0o666)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,9 +21,10 @@ func verifyStore(ctx context.Context, s *session, q *wp.VerifyStoreRequest) (*wp
 		return nil, errors.New("you are not privileged to repair paths")
 	}
 	s.conn.Log(wp.LevelInfo, "reading the Nix store...")
+	s.conn.Log(wp.LevelInfo, "checking path existence...")
 	options := store.VerifyOptions{CheckContents: q.CheckContents}
 	if q.CheckContents {
-		s.conn.Log(wp.LevelInfo, "checking hashes...")
+		s.conn.Log(wp.LevelInfo, "checking store hashes...")
 	}
 	if q.Repair {
 		options.Repair = s.repair

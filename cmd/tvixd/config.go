@@ -13,9 +13,9 @@ func configCommand() *cli.Command {
 		Usage:     "print the settings that the daemon would run with",
 		ArgsUsage: "[NAME…]",
 		Description: `Reads nix.conf, the files that it includes and NIX_CONFIG, and prints every
-   setting with its value, as lines that nix.conf may hold; with NAMEs only
-   those. Unknown settings are warned of. A value that Nix would refuse ends the
-   command with Nix's message, as it ends 'tvixd daemon'.`,
+setting with its value, as lines that nix.conf may hold; with NAMEs only
+those. Unknown settings are warned of. A value that Nix would refuse ends the
+command with Nix's message, as it ends 'tvixd daemon'.`,
 		Flags:  []cli.Flag{jsonFlag()},
 		Action: printConfig,
 	}

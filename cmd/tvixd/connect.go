@@ -19,8 +19,9 @@ import (
 // this process that has this command for its only client. Both understand the same.
 type connection struct {
 	*wp.Client
-	dir   storepath.Dir
-	local *server // nil: another process has the store
+	layout daemon.Layout
+	dir    storepath.Dir // of layout
+	local  *server       // nil: another process has the store
 }
 
 // connect finds the store.
@@ -67,7 +68,7 @@ func newConnection(c *cli.Context, env *environment, conn net.Conn, local *serve
 		}
 		return nil, err
 	}
-	return &connection{Client: client, dir: env.layout.Store, local: local}, nil
+	return &connection{Client: client, layout: env.layout, dir: env.layout.Store, local: local}, nil
 }
 
 func (c *connection) close() error {
@@ -78,11 +79,16 @@ func (c *connection) close() error {
 	return err
 }
 
-// withConnection makes an action of one that needs a store. At least min arguments must be there.
-func withConnection(min int, f func(*cli.Context, *connection) error) cli.ActionFunc {
+const anyNumber = -1
+
+// withConnection makes an action of one that needs a store, and from min to max arguments.
+func withConnection(min, max int, f func(*cli.Context, *connection) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if c.NArg() < min {
 			return statusError{fmt.Errorf("'tvixd %s' needs %s; see 'tvixd help %[1]s'", c.Command.Name, c.Command.ArgsUsage), 2}
+		}
+		if max != anyNumber && c.NArg() > max {
+			return statusError{fmt.Errorf("unexpected argument '%s'; see 'tvixd help %s'", c.Args().Get(max), c.Command.Name), 2}
 		}
 		conn, err := connect(c)
 		if err != nil {

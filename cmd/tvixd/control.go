@@ -7,24 +7,22 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"path/filepath"
 	"time"
 
 	"github.com/tvixd/tvixd/daemon"
 )
 
-// control answers what the worker protocol has no operation for, to whoever may look into the
-// data folder: HTTP on a socket there.
+// control answers what the worker protocol has no operation for, to the daemon's own user: HTTP
+// on a socket beside the daemon's.
 type control struct {
 	listener *daemon.Listener
 	server   http.Server
 }
 
-func controlSocket(dataDir string) string { return filepath.Join(dataDir, "control") }
+func controlSocket(layout daemon.Layout) string { return layout.Socket + ".control" }
 
-// The data folder keeps others out, whatever the socket's mode.
-func listenControl(dataDir string) (*control, error) {
-	l, err := daemon.Listen(controlSocket(dataDir))
+func listenControl(layout daemon.Layout) (*control, error) {
+	l, err := daemon.Listen(controlSocket(layout), 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -54,10 +52,10 @@ func (c *control) close() {
 	c.server.Close()
 }
 
-// askControl gets an answer from the daemon that has the data folder.
-func askControl(ctx context.Context, dataDir, path string, into any) error {
+// askControl gets an answer from the running daemon.
+func askControl(ctx context.Context, layout daemon.Layout, path string, into any) error {
 	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
-		return daemon.Dial(controlSocket(dataDir))
+		return daemon.Dial(controlSocket(layout))
 	}}
 	defer transport.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://tvixd"+path, nil)

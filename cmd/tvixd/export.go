@@ -21,16 +21,16 @@ func exportCommand() *cli.Command {
 		Usage:     "copy paths out of the store",
 		ArgsUsage: "PATH…",
 		Description: `Writes the PATHs to standard output, in the form that 'nix-store --import' and
-   'tvixd import' read. With --nar the archive of the one PATH is written; with
-   --to every PATH is written as files and folders, into a folder that is made if
-   it is missing, under the name that it has in the store.`,
+'tvixd import' read. With --nar the archive of the one PATH is written; with
+--to every PATH is written as files and folders, into a folder that is made if
+it is missing, under the name that it has in the store.`,
 		Flags: []cli.Flag{
 			dataDirFlag(),
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "also what the PATHs refer to, and so on"},
 			&cli.BoolFlag{Name: "nar", Usage: "write the bare archive"},
 			&cli.StringFlag{Name: "to", Usage: "write files and folders into `DIR`"},
 		},
-		Action: withConnection(1, export),
+		Action: withConnection(1, anyNumber, export),
 	}
 }
 

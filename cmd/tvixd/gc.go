@@ -16,19 +16,19 @@ func gcCommand() *cli.Command {
 		Usage:     "delete what nothing needs",
 		ArgsUsage: "[PATH…]",
 		Description: `Finds the roots (links in gcroots and profiles, running processes, what clients
-   hold at this moment), deletes every store path that none of them leads to, and
-   gives the space of contents back that no path shares any more. Builds, adds
-   and reads go on meanwhile.
+hold at this moment), deletes every store path that none of them leads to, and
+gives the space of contents back that no path shares any more. Builds, adds
+and reads go on meanwhile.
 
-   With PATHs only these are deleted, and it is an error if one of them is alive.
-   The deleted paths are printed.`,
+With PATHs only these are deleted, and it is an error if one of them is alive.
+The deleted paths are printed.`,
 		Flags: []cli.Flag{
 			dataDirFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "print-dead", Usage: "delete nothing, print what would be deleted"},
 			&cli.BoolFlag{Name: "print-live", Usage: "delete nothing, print what would stay"},
 			&cli.Uint64Flag{Name: "max-freed", Usage: "stop after this number of `BYTES`", Value: wp.GCNoLimit, DefaultText: "no limit"},
 		},
-		Action: withConnection(0, collect),
+		Action: withConnection(0, anyNumber, collect),
 	}
 }
 

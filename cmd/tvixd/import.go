@@ -24,19 +24,19 @@ func importCommand() *cli.Command {
 		Usage:     "add files, archives and exports to the store",
 		ArgsUsage: "FILE…",
 		Description: `Adds each FILE and prints the store paths that were added. '-' is standard
-   input. By default it is found out what a FILE is:
+input. By default it is found out what a FILE is:
 
-   an export   what 'nix-store --export' or 'tvixd export' wrote: every path in it
-               is added under its own name. Only a trusted user may add paths that
-               are neither content-addressed nor signed.
-   an archive  a NAR: its contents are added, under the name that --name gives
-   a folder, or any other file: a copy of it is added`,
+an export   what 'nix-store --export' or 'tvixd export' wrote: every path in it
+            is added under its own name. Only a trusted user may add paths that
+            are neither content-addressed nor signed.
+an archive  a NAR: its contents are added, under the name that --name gives
+a folder, or any other file: a copy of it is added`,
 		Flags: []cli.Flag{
 			dataDirFlag(),
 			&cli.StringFlag{Name: "name", Usage: "the `NAME` in the store path", DefaultText: "that of FILE"},
 			&cli.BoolFlag{Name: "raw", Usage: "add a file as it is, whatever it looks like"},
 		},
-		Action: withConnection(1, func(c *cli.Context, conn *connection) error {
+		Action: withConnection(1, anyNumber, func(c *cli.Context, conn *connection) error {
 			for _, name := range c.Args().Slice() {
 				if err := importOne(c, conn, name); err != nil {
 					return fmt.Errorf("import %s: %w", name, err)

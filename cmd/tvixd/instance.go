@@ -74,9 +74,9 @@ func openInstance(ctx context.Context, dir string, layout daemon.Layout, logger 
 	}
 	i.store = store.New(store.Options{Dir: layout.Store, Castore: contents, PathInfo: infos, Logger: logger})
 	i.collector = gc.New(gc.Options{
-		Store:       i.store,
-		StateDir:    layout.StateDir,
-		Logger:      logger,
+		Store:    i.store,
+		StateDir: layout.StateDir,
+		Logger:   logger,
 	})
 	return i, nil
 }

@@ -22,10 +22,10 @@ func lsCommand() *cli.Command {
 		Usage:     "list a file or folder of the store",
 		ArgsUsage: "PATH",
 		Description: `Prints the entries of a folder within a store path, or the one file that PATH
-   is: kind, size and name. Kinds are d for a folder, f for a file, x for an
-   executable one, l for a symbolic link, whose target is printed as well.`,
+is: kind, size and name. Kinds are d for a folder, f for a file, x for an
+executable one, l for a symbolic link, whose target is printed as well.`,
 		Flags:  []cli.Flag{dataDirFlag(), jsonFlag()},
-		Action: withConnection(1, list),
+		Action: withConnection(1, 1, list),
 	}
 }
 
@@ -36,7 +36,7 @@ func catCommand() *cli.Command {
 		ArgsUsage:   "PATH",
 		Description: `Copies the contents of a file within a store path to standard output.`,
 		Flags:       []cli.Flag{dataDirFlag()},
-		Action: withConnection(1, func(c *cli.Context, conn *connection) error {
+		Action: withConnection(1, 1, func(c *cli.Context, conn *connection) error {
 			p, sub, err := conn.storePath(c.Args().First())
 			if err != nil {
 				return err

@@ -34,7 +34,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, os.Interrupt)
 	// A second signal ends the process whatever it is doing.
 	context.AfterFunc(ctx, stop)
-	err := newApp(os.Stdout, os.Stderr).RunContext(ctx, os.Args)
+	app := newApp(os.Stdout, os.Stderr)
+	err := app.RunContext(ctx, flagsFirst(app, os.Args))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(exitCode(err))
@@ -59,7 +60,7 @@ func exitCode(err error) int {
 
 func newApp(stdout, stderr io.Writer) *cli.App {
 	cli.VersionPrinter = func(c *cli.Context) { fmt.Fprintf(c.App.Writer, "tvixd %s\n", c.App.Version) }
-	return &cli.App{
+	app := &cli.App{
 		Name:                   "tvixd",
 		Usage:                  "a Nix store daemon on content-addressed storage",
 		Version:                versionString(),
@@ -68,10 +69,9 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		HideHelpCommand:        false,
 		UseShortOptionHandling: true,
 		Description:            appDescription,
+		CustomAppHelpTemplate:  cli.AppHelpTemplate + helpSections,
 		ExitErrHandler:         func(*cli.Context, error) {}, // main prints it
-		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
-			return statusError{err, 2}
-		},
+		OnUsageError:           usageError,
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return statusError{fmt.Errorf("'%s' is no command of tvixd; see 'tvixd help'", name), 2}
@@ -93,18 +93,33 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 			versionCommand(),
 		},
 	}
+	for _, command := range app.Commands {
+		command.OnUsageError = usageError
+		command.HideHelpCommand = true
+	}
+	return app
+}
+
+func usageError(c *cli.Context, err error, _ bool) error {
+	help := "tvixd help"
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "tvixd" {
+		help += " " + c.Command.Name
+	}
+	return statusError{fmt.Errorf("%w; see '%s'", err, help), 2}
 }
 
 const appDescription = `tvixd takes the place of nix-daemon. An unmodified nix talks to it through the
-   usual socket; it builds derivations, collects garbage, and keeps the store as
-   content-addressed blobs and directories, each stored once, which a FUSE file
-   system shows as /nix/store.
+usual socket; it builds derivations, collects garbage, and keeps the store as
+content-addressed blobs and directories, each stored once, which a FUSE file
+system shows as /nix/store.
 
-   The commands other than 'daemon' look into a store or work on it. Where a
-   daemon runs they ask it, with the rights of the calling user; where none runs
-   they open the data folder themselves, which takes its owner's rights.
+The commands other than 'daemon' look into a store or work on it. Where a
+daemon runs they ask it, with the rights of the calling user; where none runs
+they open the data folder themselves, which takes its owner's rights.`
 
-ENVIRONMENT
+// helpSections follow what the library makes of the commands and flags.
+const helpSections = `
+ENVIRONMENT:
    NIX_STORE_DIR            the store folder, /nix/store
    NIX_STATE_DIR            roots, profiles and the socket's folder, /nix/var/nix
    NIX_LOG_DIR              build logs, /nix/var/log/nix
@@ -112,13 +127,14 @@ ENVIRONMENT
    NIX_CONFIG               lines that are read after nix.conf
    NIX_DAEMON_SOCKET_PATH   the socket, $NIX_STATE_DIR/daemon-socket/socket
 
-EXIT STATUS
+EXIT STATUS:
    0 success, 1 failure, 2 wrong usage
 
-EXAMPLES
+EXAMPLES:
    tvixd daemon
       serve the store in /var/lib/tvixd
    tvixd path-info --json /nix/store/…-hello
       what is known of a path
    tvixd gc --print-dead
-      what a collection would delete`
+      what a collection would delete
+`

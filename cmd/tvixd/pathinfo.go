@@ -18,15 +18,15 @@ func pathInfoCommand() *cli.Command {
 		Usage:     "print what is known of paths",
 		ArgsUsage: "PATH…",
 		Description: `Prints the metadata of valid store paths, in the form of a binary cache's
-   narinfo files. A PATH may be a link that leads to a store path. A path that is
-   not valid is an error.`,
+narinfo files. A PATH may be a link that leads to a store path. A path that is
+not valid is an error.`,
 		Flags: []cli.Flag{
 			dataDirFlag(), jsonFlag(),
 			&cli.BoolFlag{Name: "all", Usage: "every valid path"},
 			&cli.BoolFlag{Name: "recursive", Aliases: []string{"r"}, Usage: "also what the PATHs refer to, and so on"},
 			&cli.BoolFlag{Name: "closure-size", Aliases: []string{"S"}, Usage: "with the sum of the sizes of a path and all that it needs"},
 		},
-		Action: withConnection(0, printPathInfo),
+		Action: withConnection(0, anyNumber, printPathInfo),
 	}
 }
 

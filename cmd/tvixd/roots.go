@@ -16,10 +16,10 @@ func rootsCommand() *cli.Command {
 		Usage:     "print what keeps paths from being deleted",
 		ArgsUsage: "[PATH…]",
 		Description: `Prints every root as 'LINK -> PATH', where LINK is a symbolic link, a file of a
-   running process, or a word in braces for what has no name. With PATHs only
-   roots that keep one of these alive, directly or by references.`,
+running process, or a word in braces for what has no name. With PATHs only
+roots that keep one of these alive, directly or by references.`,
 		Flags:  []cli.Flag{dataDirFlag(), jsonFlag()},
-		Action: withConnection(0, printRoots),
+		Action: withConnection(0, anyNumber, printRoots),
 	}
 }
 

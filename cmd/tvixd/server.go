@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"sync"
 
@@ -50,6 +51,10 @@ func startServer(ctx context.Context, env *environment, o serverOptions, logger 
 			err = errors.Join(err, s.close())
 		}
 	}()
+	for _, name := range daemon.IgnoredSettings(env.config) {
+		logger.Warn("a setting of nix.conf has no effect", "setting", name)
+	}
+	warnOfBuildGroup(env.config.BuildUsersGroup, logger)
 	symlinks := env.config.AllowSymlinkedStore || os.Getenv("NIX_IGNORE_SYMLINK_STORE") == "1"
 	if err := env.layout.PrepareMountPoint(symlinks); err != nil {
 		return nil, err
@@ -97,16 +102,26 @@ func startServer(ctx context.Context, env *environment, o serverOptions, logger 
 	return s, err
 }
 
+// warnOfBuildGroup tells of a group that does not exist, without which no build can start.
+func warnOfBuildGroup(name string, logger *slog.Logger) {
+	if name == "" || os.Geteuid() != 0 {
+		return
+	}
+	if _, err := user.LookupGroup(name); err != nil {
+		logger.Warn(fmt.Sprintf("the group '%s' specified in 'build-users-group' does not exist", name))
+	}
+}
+
 // listen takes the sockets that a service manager has opened, or opens one.
 func (s *server) listen() (err error) {
-	if s.control, err = listenControl(s.instance.dir); err != nil {
+	if s.control, err = listenControl(s.layout); err != nil {
 		return err
 	}
 	s.listeners, err = daemon.Activated()
 	if len(s.listeners) > 0 || err != nil {
 		return err
 	}
-	l, err := daemon.Listen(s.layout.Socket)
+	l, err := daemon.Listen(s.layout.Socket, 0o666)
 	if err != nil {
 		return err
 	}

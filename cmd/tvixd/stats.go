@@ -14,10 +14,10 @@ func statsCommand() *cli.Command {
 		Name:  "stats",
 		Usage: "print how large the store is",
 		Description: `Prints the number of paths and their size as archives, and what their contents
-   take: the blobs, chunks and directories that they consist of, each counted
-   once, and the space on disk. The data folder must be readable.`,
+take: the blobs, chunks and directories that they consist of, each counted
+once, and the space on disk. A running daemon tells its own user only.`,
 		Flags:  []cli.Flag{dataDirFlag(), jsonFlag()},
-		Action: withConnection(0, printStats),
+		Action: withConnection(0, 0, printStats),
 	}
 }
 
@@ -27,7 +27,7 @@ func printStats(c *cli.Context, conn *connection) error {
 	if conn.local != nil {
 		s, err = conn.local.daemon.Stats(c.Context)
 	} else {
-		err = askControl(c.Context, c.String("data-dir"), "/stats", &s)
+		err = askControl(c.Context, conn.layout, "/stats", &s)
 	}
 	if err != nil {
 		return err

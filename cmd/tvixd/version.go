@@ -15,7 +15,7 @@ func versionCommand() *cli.Command {
 		Name:  "version",
 		Usage: "print the version",
 		Description: `Prints the version of tvixd, the newest version of the worker protocol that it
-   speaks and the oldest one that it serves.`,
+speaks and the oldest one that it serves.`,
 		Flags:  []cli.Flag{jsonFlag()},
 		Action: printVersion,
 	}

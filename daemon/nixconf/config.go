@@ -111,6 +111,19 @@ func (c *Config) Lookup(name string) (value string, ok bool) {
 	return s.print(&c.Settings), true
 }
 
+// Changed lists the settings whose values are not the defaults.
+func (c *Config) Changed() []string {
+	var defaults Settings
+	var names []string
+	for _, s := range c.table.sorted {
+		s.reset(&defaults)
+		if s.print(&c.Settings) != s.print(&defaults) {
+			names = append(names, s.name)
+		}
+	}
+	return names
+}
+
 // TakeWarnings returns what Apply and Set had to say since the last call, unknown names last.
 func (c *Config) TakeWarnings() []string {
 	warnings := c.notes

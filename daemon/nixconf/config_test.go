@@ -181,6 +181,16 @@ func TestCloneIsIndependent(t *testing.T) {
 	}
 }
 
+func TestChanged(t *testing.T) {
+	c := New(host)
+	if err := c.Apply("cores = 0\nmax-jobs = 2\nextra-trusted-users = a\nnix-path = x", "f"); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Changed(); !reflect.DeepEqual(got, []string{"max-jobs", "trusted-users"}) {
+		t.Errorf("changed: %q", got)
+	}
+}
+
 func TestStringReadsBack(t *testing.T) {
 	a := New(host)
 	if err := a.Apply("sandbox = relaxed\nsandbox-paths = /a=/b? /c\ntimeout = 77\nmin-free = 1G\nexternal-builders = []", "f"); err != nil {
