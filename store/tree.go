@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -45,14 +44,55 @@ func (s *Store) IngestTree(ctx context.Context, dirfd int, name string, o TreeOp
 	}
 	return s.ingest(ctx, IngestOptions{Candidates: o.Candidates}, func(in *ingest) error {
 		w.in = in
-		return w.entry(dirfd, name, "", "")
+		return w.entry(&folder{fd: dirfd}, name, "", "")
 	})
 }
 
 // treeWalk feeds a pipeline from a tree on disk.
 type treeWalk struct {
-	in   *ingest
-	opts TreeOptions
+	in    *ingest
+	opts  TreeOptions
+	depth int // of the folder that is being read
+}
+
+// maxOpenFolders bounds the descriptors that a walk holds: of a deeper tree the
+// outer folders are closed, and opened again on the way back.
+const maxOpenFolders = 64
+
+// folder is a folder on the way from the root to where the walk is.
+type folder struct {
+	fd int // -1 while it is closed
+	st unix.Stat_t
+}
+
+func (f *folder) close() {
+	if f.fd >= 0 {
+		unix.Close(f.fd)
+		f.fd = -1
+	}
+}
+
+// reopen opens f again from its child, and fails if that was moved elsewhere.
+func (f *folder) reopen(child *folder) error {
+	var fd int
+	err := retry(func() (err error) {
+		fd, err = unix.Openat(child.fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	var now unix.Stat_t
+	if err := unix.Fstat(fd, &now); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	if now.Dev != f.st.Dev || now.Ino != f.st.Ino {
+		unix.Close(fd)
+		return ErrFileChanged
+	}
+	f.fd = fd
+	return nil
 }
 
 func (w *treeWalk) fail(rel, verb string, err error) error {
@@ -66,13 +106,13 @@ func (w *treeWalk) full(rel string) string {
 	return w.opts.Path + "/" + rel
 }
 
-// entry feeds the entry file of the folder dirfd, as name.
-func (w *treeWalk) entry(dirfd int, file, rel, name string) error {
+// entry feeds the entry file of a folder, as name.
+func (w *treeWalk) entry(parent *folder, file, rel, name string) error {
 	if err := w.in.ctx.Err(); err != nil {
 		return context.Cause(w.in.ctx)
 	}
 	var st unix.Stat_t
-	if err := retry(func() error { return unix.Fstatat(dirfd, file, &st, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
+	if err := retry(func() error { return unix.Fstatat(parent.fd, file, &st, unix.AT_SYMLINK_NOFOLLOW) }); err != nil {
 		return w.fail(rel, "stat", err)
 	}
 	if w.opts.Check != nil {
@@ -82,11 +122,11 @@ func (w *treeWalk) entry(dirfd int, file, rel, name string) error {
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
-		return w.link(dirfd, file, rel, name)
+		return w.link(parent.fd, file, rel, name)
 	case unix.S_IFREG:
-		return w.file(dirfd, file, rel, name, &st)
+		return w.file(parent.fd, file, rel, name, &st)
 	case unix.S_IFDIR:
-		return w.directory(dirfd, file, rel, name, &st)
+		return w.directory(parent, file, rel, name, st)
 	}
 	return &nixError{
 		msg:   fmt.Sprintf("file '%s' has an unsupported type", w.full(rel)),
@@ -153,27 +193,30 @@ func (w *treeWalk) file(dirfd int, file, rel, name string, st *unix.Stat_t) erro
 	return nil
 }
 
-func (w *treeWalk) directory(dirfd int, file, rel, name string, st *unix.Stat_t) error {
-	fd, err := w.open(dirfd, file, rel, st, unix.O_DIRECTORY)
+func (w *treeWalk) directory(parent *folder, file, rel, name string, st unix.Stat_t) error {
+	fd, err := w.open(parent.fd, file, rel, &st, unix.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
-	d := os.NewFile(uintptr(fd), file)
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
+	d := &folder{fd: fd, st: st}
+	defer d.close()
+	names, err := readNames(fd)
 	if err != nil {
 		return w.fail(rel, "read directory", err)
 	}
-	slices.Sort(names)
 	if err := w.in.enter(name); err != nil {
 		return err
+	}
+	w.depth++
+	if w.depth > maxOpenFolders {
+		parent.close()
 	}
 	for _, child := range names {
 		childRel := child
 		if rel != "" {
 			childRel = rel + "/" + child
 		}
-		err := w.entry(fd, child, childRel, child)
+		err := w.entry(d, child, childRel, child)
 		if errors.Is(err, fs.ErrNotExist) {
 			return w.fail(childRel, "read", ErrFileChanged)
 		}
@@ -181,16 +224,44 @@ func (w *treeWalk) directory(dirfd int, file, rel, name string, st *unix.Stat_t)
 			return err
 		}
 	}
-	// Only the time of the contents: that of the last access to the entries
-	// is no matter.
+	// Only the time of the contents: that of the status may change with the
+	// folder's own name.
 	var now unix.Stat_t
-	if err := unix.Fstat(fd, &now); err != nil {
+	if err := unix.Fstat(d.fd, &now); err != nil {
 		return w.fail(rel, "stat", err)
 	}
 	if now.Mtim != st.Mtim {
 		return w.fail(rel, "read directory", ErrFileChanged)
 	}
+	if w.depth > maxOpenFolders {
+		if err := parent.reopen(d); err != nil {
+			return w.fail(rel, "leave directory", err)
+		}
+	}
+	w.depth--
 	return w.in.leave()
+}
+
+// readNames returns the names in an open folder, sorted.
+func readNames(fd int) ([]string, error) {
+	buf := getBuffer(64 << 10)
+	defer putBuffer(buf)
+	var names []string
+	for {
+		var n int
+		err := retry(func() (err error) {
+			n, err = unix.ReadDirent(fd, buf)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			slices.Sort(names)
+			return names, nil
+		}
+		_, _, names = unix.ParseDirent(buf[:n], -1, names)
+	}
 }
 
 // fileReader reads a descriptor without the runtime's poller, which has no use

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tvixd/tvixd/nar"
 	"github.com/tvixd/tvixd/nixhash"
 	"github.com/tvixd/tvixd/store"
 	"github.com/tvixd/tvixd/storepath"
@@ -224,32 +225,71 @@ func TestIngestTreeCheck(t *testing.T) {
 	}
 }
 
-func TestIngestTreeDeep(t *testing.T) {
-	parent := t.TempDir()
-	cwd, err := os.Open(parent)
+// mkdirDeep makes folders below dir, deeper than a path can be long, with a
+// file beside each.
+func mkdirDeep(t testing.TB, dir string, depth int) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer cwd.Close()
-	// Deeper than a path can be long: made one level at a time.
-	fd := int(cwd.Fd())
-	const depth = 1100
+	defer func() { unix.Close(fd) }()
+	t.Cleanup(func() { removeDeep(t, dir) })
 	for range depth {
 		if err := unix.Mkdirat(fd, "d", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Symlinkat("x", fd, "e"); err != nil {
 			t.Fatal(err)
 		}
 		next, err := unix.Openat(fd, "d", unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if fd != int(cwd.Fd()) {
-			unix.Close(fd)
-		}
+		unix.Close(fd)
 		fd = next
 	}
-	unix.Close(fd)
+}
+
+// removeDeep removes what mkdirDeep made. The removal of a test's own folder
+// would take a descriptor a level.
+func removeDeep(t testing.TB, dir string) {
+	outer, inner := filepath.Join(dir, "d"), filepath.Join(dir, "inner")
+	for {
+		os.Remove(filepath.Join(outer, "e"))
+		moved := os.Rename(filepath.Join(outer, "d"), inner)
+		if err := os.Remove(outer); err != nil {
+			t.Errorf("clean up: %v", err)
+			return
+		}
+		if moved != nil {
+			return
+		}
+		if err := os.Rename(inner, outer); err != nil {
+			t.Errorf("clean up: %v", err)
+			return
+		}
+	}
+}
+
+func TestIngestTreeDeep(t *testing.T) {
 	s := newStore(t)
-	if _, err := ingestTree(t, s, parent, "d", store.TreeOptions{}); err == nil {
-		t.Error("a tree 1,100 deep is accepted")
+	parent := t.TempDir()
+	mkdirDeep(t, parent, nar.MaxDepth+10)
+	if _, err := ingestTree(t, s, parent, "d", store.TreeOptions{}); !errors.Is(err, nar.ErrMalformed) {
+		t.Errorf("too deep: error %v", err)
+	}
+
+	// A deep one that is allowed, with few descriptors.
+	parent = t.TempDir()
+	mkdirDeep(t, parent, nar.MaxDepth-100)
+	in, err := ingestTree(t, s, parent, "d", store.TreeOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Release()
+	dump := dumpPath(t, filepath.Join(parent, "d"))
+	if in.NarHash != nixhash.Sum(nixhash.SHA256, dump) {
+		t.Error("wrong NAR hash")
 	}
 }
