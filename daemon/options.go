@@ -42,9 +42,18 @@ func (s *session) override(name, value string) {
 	case canonical == "substituters":
 		s.config.Substituters = s.knownSubstituters(value)
 	default:
-		s.warn(fmt.Sprintf("ignoring the client-specified setting '%s', because it is a restricted setting and you are not a trusted user", name))
+		text := fmt.Sprintf("ignoring the client-specified setting '%s', because it is a restricted setting and you are not a trusted user", name)
+		if s.proto.Version >= warnsOfRestricted {
+			s.warn(text)
+		} else {
+			s.conn.Log(wp.LevelDebug, text)
+		}
 	}
 }
+
+// warnsOfRestricted is the version from which on nix-daemon tells more than debuggers of settings
+// that it ignores. Every untrusted client of an older Nix would be warned of something each time.
+var warnsOfRestricted = wp.MakeVersion(1, 37)
 
 // untrustedMaySet are settings by which a client can harm nobody but itself.
 var untrustedMaySet = map[string]bool{

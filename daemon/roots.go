@@ -21,6 +21,7 @@ func addIndirectRoot(_ context.Context, s *session, q *wp.AddIndirectRootRequest
 // addPermRoot writes a link wherever the client wants it, with the daemon's rights.
 func addPermRoot(_ context.Context, s *session, q *wp.AddPermRootRequest) (*wp.AddPermRootResponse, error) {
 	if !s.trusted {
+		//lint:ignore ST1005 Nix's text
 		return nil, errors.New("you are not privileged to create perm roots\n\n" +
 			"hint: you can just do this client-side without special privileges, and probably want to do that instead.")
 	}

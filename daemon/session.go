@@ -40,6 +40,9 @@ type session struct {
 // nothing does not stay for ever.
 const handshakeTime = time.Minute
 
+// lastWordTime is what a client has to read that its operation was broken off.
+const lastWordTime = 2 * time.Second
+
 // serve goes through a client's operations until it leaves, and closes the connection.
 func (d *Daemon) serve(c client) {
 	raw, err := c.conn.SyscallConn()
@@ -71,8 +74,11 @@ func (d *Daemon) serve(c client) {
 	defer conn.Close()
 	_ = c.conn.SetDeadline(time.Time{})
 	defer d.hangup.watch(raw, cancel)()
-	// Whoever waits to read from or write to a client that is to go is woken up.
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	// Whoever waits for the client is woken up when it is to go; a last word may still be said.
+	defer context.AfterFunc(ctx, func() {
+		_ = c.conn.SetReadDeadline(time.Unix(1, 0))
+		_ = c.conn.SetWriteDeadline(time.Now().Add(lastWordTime))
+	})()
 	s := &session{
 		d:       d,
 		conn:    conn,
@@ -181,10 +187,13 @@ type message[T any] interface {
 	wp.Message
 }
 
+// errStopping is told to clients whose operations are broken off by Close.
+var errStopping = errors.New("the daemon is being stopped")
+
 // explain is err as the client is to see it.
 func (s *session) explain(ctx context.Context, err error) error {
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return errors.New("interrupted by the user")
+	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errHungUp) {
+		return errStopping
 	}
 	return err
 }

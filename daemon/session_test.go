@@ -221,9 +221,7 @@ func TestCloseEndsEverything(t *testing.T) {
 	<-begun
 	d.Close()
 	<-ended
-	if err := <-failed; err == nil {
-		t.Error("the operation succeeded")
-	}
+	wantError(t, "the operation", <-failed, "the daemon is being stopped")
 	if err := idle.SyncWithGC(t.Context()); err == nil {
 		t.Error("an idle client is still served")
 	}

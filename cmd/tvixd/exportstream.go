@@ -81,7 +81,8 @@ func readExport(src *bufio.Reader, dir storepath.Dir, nar func(io.Reader) error,
 
 func readExported(r *wp.Reader, dir storepath.Dir) (e exported, err error) {
 	if magic := r.Uint64("export magic"); r.Err() == nil && magic != exportMagic {
-		return e, errors.New("Nix archive cannot be imported; wrong format") //nolint:staticcheck // Nix's text
+		//lint:ignore ST1005 Nix's text
+		return e, errors.New("Nix archive cannot be imported; wrong format")
 	}
 	path, references, deriver := r.String("path"), r.Strings("references"), r.String("deriver")
 	if r.Uint64("signature flag") == 1 {
