@@ -135,13 +135,16 @@ func BenchmarkSequentialRead(b *testing.B) {
 	both(b, Options{Castore: store, Roots: roots}, read)
 }
 
-// goTree is the sources of Go in a castore, and on the disk.
+// goTree is the sources of Go in packs, and as files on the disk.
 func goTree(b *testing.B) (o Options, disk string) {
 	b.Helper()
 	disk = filepath.Join(goRoot(b), "src")
-	store := memory.New()
+	store := packStore(b)
 	n, err := fusetest.Import(context.Background(), store, disk)
 	if err != nil {
+		b.Fatal(err)
+	}
+	if err := store.Sync(context.Background()); err != nil {
 		b.Fatal(err)
 	}
 	roots := fusetest.NewRoots(map[string]castore.Node{"src": n})

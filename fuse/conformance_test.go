@@ -15,6 +15,7 @@ func TestConformance(t *testing.T) {
 		{"as the daemon mounts", Options{ListRoot: true, AllowOther: true, DistinctDirectories: true, DataDir: "/"}},
 		{"xattr", Options{Xattr: true}},
 		{"tiny caches", Options{DirectoryCacheBytes: 1, OpenBlobs: 1}},
+		{"on packs", Options{Castore: packStore(t), ListRoot: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := mountFixture(t, c.o)

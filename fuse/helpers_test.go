@@ -1,10 +1,18 @@
 package fuse
 
 import (
+	"context"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tvixd/tvixd/castore"
+	"github.com/tvixd/tvixd/castore/disk"
+	"github.com/tvixd/tvixd/internal/sqldb"
 )
 
 // forgetAll makes the kernel forget all of a mount that is not in use: names,
@@ -20,12 +28,36 @@ func forgetAll(tb testing.TB, dir string) {
 
 func goRoot(tb testing.TB) string {
 	tb.Helper()
-	root := os.Getenv("GOROOT") // set by go test
-	if root == "" {
-		tb.Skip("GOROOT is not set")
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		tb.Skip("no sources of Go: ", err)
 	}
+	root := strings.TrimSpace(string(out))
 	if _, err := os.Stat(root + "/src"); err != nil {
 		tb.Skip("no sources of Go: ", err)
 	}
 	return root
+}
+
+// packStore is a castore on the disk.
+func packStore(tb testing.TB) castore.Store {
+	tb.Helper()
+	dir := tb.TempDir()
+	db, err := sqldb.Open(filepath.Join(dir, "db.sqlite"), sqldb.Options{})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	store, err := disk.Open(context.Background(), disk.Options{Dir: filepath.Join(dir, "castore"), DB: db})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			tb.Error(err)
+		}
+		if err := db.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return store
 }

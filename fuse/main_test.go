@@ -113,7 +113,10 @@ func mountTest(tb testing.TB, o Options) *testMount {
 // mountFixture mounts the fixture of package fusetest.
 func mountFixture(t *testing.T, o Options) *testMount {
 	t.Helper()
-	store := memory.New()
+	var store castore.Store = memory.New()
+	if o.Castore != nil {
+		store = o.Castore.(castore.Store)
+	}
 	nodes, err := fusetest.Fixture(context.Background(), store)
 	if err != nil {
 		t.Fatal(err)
