@@ -110,8 +110,9 @@ func writeWhole(name, contents string) error {
 // PrepareMountPoint makes the folder that the store is mounted on. A link on the way to it is
 // refused, unless allowed: store paths would have two names.
 func (l Layout) PrepareMountPoint(allowSymlinks bool) error {
-	// A mount whose server has died cannot be looked at, but the folder below it is there.
-	if err := os.MkdirAll(string(l.Store), 0o755); err != nil && !isDeadMount(err) {
+	// A mount whose server has died cannot be looked at, but is found to exist.
+	err := os.MkdirAll(string(l.Store), 0o755)
+	if err != nil && !isDeadMount(err) && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make the store folder: %w", err)
 	}
 	if allowSymlinks {
