@@ -212,18 +212,7 @@ func (c *Client) upload(ctx context.Context, op Op, request dataMessage, respons
 				return c.w.Flush()
 			})
 		default:
-			err = c.sendWhileReading(func(stop func() error) error {
-				frames := NewFramedWriter(c.w)
-				frames.beforeFrame = stop
-				err := write(frames)
-				if errors.Is(err, errAnswered) {
-					return frames.Abandon()
-				}
-				if err != nil {
-					return err
-				}
-				return frames.Close()
-			})
+			err = c.sendWhileReading(func(stop func() error) error { return sendFrames(c.w, stop, write) })
 		}
 		if err != nil {
 			return err
@@ -234,6 +223,21 @@ func (c *Client) upload(ctx context.Context, op Op, request dataMessage, respons
 
 // errAnswered stops an upload that the server has refused.
 var errAnswered = errors.New("the server has answered already")
+
+// sendFrames sends what write writes in frames. When stop reports errAnswered before a frame, be it
+// the last one, the stream ends there, which is no error.
+func sendFrames(w *Writer, stop func() error, write func(io.Writer) error) error {
+	frames := NewFramedWriter(w)
+	frames.beforeFrame = stop
+	err := write(frames)
+	if err == nil {
+		err = frames.Close()
+	}
+	if errors.Is(err, errAnswered) {
+		return frames.Abandon()
+	}
+	return err
+}
 
 // sendWhileReading sends data while the server's log messages are read, until the server has
 // answered. send may ask its argument whether that has happened already.

@@ -179,6 +179,33 @@ func TestSourceFails(t *testing.T) {
 	}
 }
 
+// TestSendFramesStops has a server that answers before one frame or another.
+func TestSendFramesStops(t *testing.T) {
+	for frames := range 4 {
+		var b bytes.Buffer
+		asked := 0
+		stop := func() error {
+			if asked++; asked > frames {
+				return errAnswered
+			}
+			return nil
+		}
+		// Two whole frames, and one that Close sends.
+		data := bytes.Repeat([]byte("x"), 2*maxFrame+1)
+		if err := sendFrames(NewWriter(&b), stop, copyFrom(bytes.NewReader(data))); err != nil {
+			t.Errorf("%d frames: %v", frames, err)
+		}
+		r := NewReader(&b, Limits{})
+		got, err := io.ReadAll(NewFramedReader(r))
+		if want := min(frames*maxFrame, len(data)); err != nil || len(got) != want {
+			t.Errorf("%d frames: got %d bytes, %v, want %d", frames, len(got), err, want)
+		}
+		if _, err := r.src.Peek(1); err != io.EOF {
+			t.Errorf("%d frames: there is something behind the stream", frames)
+		}
+	}
+}
+
 type errorReader struct{ err error }
 
 func (e errorReader) Read([]byte) (int, error) { return 0, e.err }
