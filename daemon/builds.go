@@ -12,7 +12,7 @@ import (
 )
 
 func buildPaths(ctx context.Context, s *session, q *wp.BuildPathsRequest) (*wp.AckResponse, error) {
-	results, err := s.build(ctx, q)
+	results, err := s.build(ctx, q, false)
 	if err != nil {
 		return nil, err
 	}
@@ -20,7 +20,7 @@ func buildPaths(ctx context.Context, s *session, q *wp.BuildPathsRequest) (*wp.A
 }
 
 func buildPathsWithResults(ctx context.Context, s *session, q *wp.BuildPathsRequest) (*wp.BuildPathsWithResultsResponse, error) {
-	results, err := s.build(ctx, q)
+	results, err := s.build(ctx, q, true)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func buildPathsWithResults(ctx context.Context, s *session, q *wp.BuildPathsRequ
 	return response, nil
 }
 
-func (s *session) build(ctx context.Context, q *wp.BuildPathsRequest) ([]build.Result, error) {
+func (s *session) build(ctx context.Context, q *wp.BuildPathsRequest, withIDs bool) ([]build.Result, error) {
 	if q.Mode == wp.BuildRepair && !s.trusted {
 		return nil, errors.New("repairing is not allowed because you are not in 'trusted-users'")
 	}
@@ -44,6 +44,7 @@ func (s *session) build(ctx context.Context, q *wp.BuildPathsRequest) ([]build.R
 		Mode:     build.Mode(q.Mode),
 		Settings: buildSettings(s.config),
 		Sink:     sink{s.conn},
+		SkipIDs:  !withIDs,
 		Lease:    s.lease,
 	})
 }
@@ -193,6 +194,7 @@ func ensurePath(ctx context.Context, s *session, q *wp.PathRequest) (*wp.AckResp
 		Targets:  []build.Target{{Path: q.Path}},
 		Settings: buildSettings(s.config),
 		Sink:     sink{s.conn},
+		SkipIDs:  true,
 		Lease:    s.lease,
 	})
 	if err != nil {

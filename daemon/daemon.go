@@ -42,6 +42,9 @@ type Options struct {
 	// Trust overrides the judgement by trusted-users. TrustUnknown is no override.
 	Trust wp.Trust
 
+	// Signer has keys of ours, whose signatures are believed as well.
+	Signer *Signer
+
 	// Accounts looks users up; nil stands for those of this machine.
 	Accounts Accounts
 
@@ -95,12 +98,18 @@ func New(o Options) (*Daemon, error) {
 		},
 	}
 	var bad []string
-	d.keys, bad = parseKeyring(o.Config.TrustedPublicKeys)
+	d.keys, bad = d.keyring(o.Config)
 	for _, text := range bad {
 		o.Logger.Warn("trusted-public-keys holds something that is no key", "key", text)
 	}
 	d.stop, d.cancel = context.WithCancel(context.Background())
 	return d, nil
+}
+
+// keyring are the keys that a configuration trusts, and what it holds that is no key.
+func (d *Daemon) keyring(c *nixconf.Config) (keys keyring, bad []string) {
+	keys, bad = parseKeyring(c.TrustedPublicKeys)
+	return append(keys, d.opts.Signer.public()...), bad
 }
 
 // Close ends all operations and connections, and returns when they have ended. Listeners are to

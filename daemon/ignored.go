@@ -12,7 +12,7 @@ import (
 var ignored = []string{
 	"always-allow-substitutes", "auto-allocate-uids", "build-hook", "builders", "builders-use-substitutes",
 	"external-builders", "hashed-mirrors", "json-log-path", "min-free", "post-build-hook", "pre-build-hook",
-	"run-diff-hook", "secret-key-files", "substituters", "trusted-substituters", "use-cgroups", "use-roots-daemon",
+	"run-diff-hook", "substituters", "trusted-substituters", "use-cgroups", "use-roots-daemon",
 	"warn-large-path-threshold",
 }
 

@@ -74,7 +74,7 @@ func (s *session) set(name, value string) {
 		s.warn(warning)
 	}
 	if s.config.Canonical(strings.TrimPrefix(name, "extra-")) == "trusted-public-keys" {
-		s.keys, _ = parseKeyring(s.config.TrustedPublicKeys)
+		s.keys, _ = s.d.keyring(s.config)
 	}
 }
 

@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"crypto/rand"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
@@ -74,5 +76,45 @@ func TestKeyring(t *testing.T) {
 	}
 	if !(keyring{public}).accepts(print, []string{sig.String()}) {
 		t.Error("a fresh signature is refused")
+	}
+}
+
+func TestSigner(t *testing.T) {
+	secret, public, err := signature.GenerateKeypair("ours", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file, junk := filepath.Join(dir, "key"), filepath.Join(dir, "junk")
+	for name, text := range map[string]string{file: secret.String() + "\n", junk: "junk"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := LoadSigner(storepath.DefaultDir, []string{file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := curl(t)
+	s.Sign(info)
+	if len(info.Signatures) != 2 || !(keyring{public}).accepts(fingerprint(storepath.DefaultDir, info), info.Signatures) {
+		t.Errorf("signatures %q", info.Signatures)
+	}
+	if !s.public().accepts(fingerprint(storepath.DefaultDir, info), info.Signatures) {
+		t.Error("it does not know its own signature")
+	}
+	for _, name := range []string{junk, filepath.Join(dir, "absent")} {
+		if _, err := LoadSigner(storepath.DefaultDir, []string{file, name}); err == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+	none, err := LoadSigner(storepath.DefaultDir, nil)
+	if err != nil || none != nil {
+		t.Errorf("without files: %v, %v", none, err)
+	}
+	before := len(info.Signatures)
+	none.Sign(info)
+	if len(info.Signatures) != before || none.public() != nil {
+		t.Error("no signer signs")
 	}
 }

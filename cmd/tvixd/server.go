@@ -79,12 +79,17 @@ func startServer(ctx context.Context, env *environment, o serverOptions, logger 
 			return nil, err
 		}
 	}
+	signer, err := daemon.LoadSigner(env.layout.Store, env.config.SecretKeyFiles)
+	if err != nil {
+		return nil, err
+	}
 	s.builder, err = build.New(build.Options{
 		Store:        s.instance.store,
 		HostStoreDir: string(env.layout.Store),
 		StateDir:     env.layout.StateDir,
 		LogDir:       env.layout.LogDir,
 		ScratchDir:   filepath.Join(s.instance.dir, "builds"),
+		Sign:         signer.Sign,
 		Logger:       logger,
 	})
 	if err != nil {
@@ -96,6 +101,7 @@ func startServer(ctx context.Context, env *environment, o serverOptions, logger 
 		Collector: s.instance.collector,
 		Config:    env.config,
 		Trust:     o.trust,
+		Signer:    signer,
 		Version:   "tvixd " + versionString(),
 		Logger:    logger,
 	})
