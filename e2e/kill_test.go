@@ -27,6 +27,7 @@ type promise struct {
 	path, nhash string // of a build's result the hash is not known
 	size        uint64
 	link        string // the root, if there is one
+	round       int    // the kill that came after it
 }
 
 // storm is what clients do while the daemon is killed.
@@ -37,6 +38,7 @@ type storm struct {
 	mu       sync.Mutex
 	promises map[string]promise // by path; guarded by mu
 	count    int                // names made so far; guarded by mu
+	round    int                // kills so far; changed while no client works
 }
 
 // TestKills kills the daemon at random moments of adds, builds and collections.
@@ -62,18 +64,19 @@ func TestKills(t *testing.T) {
 		w := newWorld(t)
 		s := &storm{w: w, rng: rand.New(rand.NewPCG(seed, 1)), promises: make(map[string]promise)}
 		w.start()
-		done, checked := 0, 0
-		for ; done < kills && time.Now().Before(end) && !t.Failed(); done++ {
+		checked := 0
+		defer func() { t.Logf("seed %d: %d kills, %d promises read back", seed, s.round, checked) }()
+		for s.round < kills && time.Now().Before(end) && !t.Failed() {
 			s.rage(time.Duration(s.rng.IntN(400)) * time.Millisecond)
+			s.round++
 			w.start()
 			checked += s.check()
-			if done%5 == 4 {
+			if s.round%5 == 0 {
 				w.verify()
 			}
 			s.forget()
 		}
 		w.verify()
-		t.Logf("seed %d: %d kills, %d promises read back", seed, done, checked)
 	})
 }
 
@@ -103,6 +106,7 @@ func (s *storm) name(what string) string {
 func (s *storm) promise(p promise) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	p.round = s.round
 	s.promises[p.path] = p
 }
 
@@ -207,21 +211,13 @@ func (s *storm) builder() {
 func (s *storm) check() int {
 	t := s.w.t
 	t.Helper()
-	c := s.w.dial(root)
-	defer c.close()
 	for _, p := range s.promises {
-		hash, size, ok := c.query(p.path)
-		switch {
-		case !ok:
-			t.Errorf("a promised path is not valid: %+v", p)
-			continue
-		case p.nhash != "" && (hash != p.nhash || size != p.size):
-			t.Errorf("a promised path is told with NAR hash %s and size %d: %+v", hash, size, p)
-		}
-		if got := c.narHash(p.path, size); got != hash {
-			t.Errorf("a promised path reads back with NAR hash %s, wanted %s: %+v", got, hash, p)
+		if err := s.readBack(p); err != nil {
+			t.Errorf("after kill %d, the promise %+v: %v", s.round, p, err)
 		}
 	}
+	c := s.w.dial(root)
+	defer c.close()
 	shown, err := os.ReadDir(storeDir)
 	must(t, err)
 	for _, e := range shown {
@@ -238,6 +234,28 @@ func (s *storm) check() int {
 		t.Errorf("%d paths are valid and %d are shown", n, len(shown))
 	}
 	return len(s.promises)
+}
+
+// readBack checks what the daemon says of a promised path, and its contents.
+func (s *storm) readBack(p promise) error {
+	c, err := s.w.tryDial(root)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	hash, size, ok := c.query(p.path)
+	switch {
+	case c.err != nil:
+		return c.err
+	case !ok:
+		return errors.New("it is not valid")
+	case p.nhash != "" && (hash != p.nhash || size != p.size):
+		return fmt.Errorf("it is told with NAR hash %s and size %d", hash, size)
+	}
+	if got := c.narHash(p.path, size); c.err != nil || got != hash {
+		return fmt.Errorf("it reads back with NAR hash %s: %v", got, c.err)
+	}
+	return nil
 }
 
 // mountHash is the NAR hash of a path as the mount shows it, base16.

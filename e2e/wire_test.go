@@ -182,7 +182,7 @@ func (c *conn) call(op uint64, fields ...field) {
 	c.t.Helper()
 	c.op(op, fields...)
 	if err := c.reply(); err != nil {
-		c.t.Fatalf("operation %d: %v", op, err)
+		c.failed(fmt.Errorf("operation %d: %w", op, err))
 	}
 }
 
@@ -405,7 +405,7 @@ func (c *conn) narHash(path string, size uint64) string {
 	c.call(opNarFromPath, str(path))
 	sum := sha256.New()
 	if _, err := io.CopyN(sum, c.r, int64(size)); err != nil {
-		c.t.Fatalf("read the NAR of %s: %v", path, err)
+		c.failed(fmt.Errorf("read the NAR of %s: %w", path, err))
 	}
 	return hex.EncodeToString(sum.Sum(nil))
 }

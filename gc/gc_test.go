@@ -12,10 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tvixd/tvixd/castore"
+	"github.com/tvixd/tvixd/castore/disk"
 	castorememory "github.com/tvixd/tvixd/castore/memory"
+	"github.com/tvixd/tvixd/internal/sqldb"
 	"github.com/tvixd/tvixd/nixhash"
 	"github.com/tvixd/tvixd/pathinfo"
 	"github.com/tvixd/tvixd/pathinfo/memory"
+	"github.com/tvixd/tvixd/pathinfo/sqlite"
 	"github.com/tvixd/tvixd/store"
 	"github.com/tvixd/tvixd/storepath"
 )
@@ -35,8 +39,34 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
+	return newFixtureOn(t, castorememory.New(), memory.New())
+}
+
+// newDiskFixture is newFixture with a store on disk, whose packs are small.
+func newDiskFixture(t testing.TB) *fixture {
+	t.Helper()
+	ctx, dir := context.Background(), t.TempDir()
+	db, err := sqldb.Open(filepath.Join(dir, "db"), sqldb.Options{ReserveBytes: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	contents, err := disk.Open(ctx, disk.Options{Dir: filepath.Join(dir, "castore"), DB: db, PackBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { contents.Close() })
+	infos, err := sqlite.New(ctx, db, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newFixtureOn(t, contents, infos)
+}
+
+func newFixtureOn(t testing.TB, contents castore.Store, infos pathinfo.Service) *fixture {
+	t.Helper()
 	f := &fixture{t: t, state: t.TempDir(), proc: t.TempDir()}
-	f.store = store.New(store.Options{Castore: castorememory.New(), PathInfo: memory.New()})
+	f.store = store.New(store.Options{Castore: contents, PathInfo: infos})
 	f.gc = New(Options{Store: f.store, StateDir: f.state, ProcDir: f.proc})
 	if err := f.gc.Prepare(); err != nil {
 		t.Fatal(err)

@@ -141,7 +141,11 @@ func (f *fixture) read(p storepath.Path) error {
 // contents, while collections run one after the other. Whoever holds a path
 // or has rooted it can read it with all that it refers to.
 func TestCollectionsBesideClients(t *testing.T) {
-	f := newFixture(t)
+	t.Run("memory", func(t *testing.T) { collectBesideClients(t, newFixture(t)) })
+	t.Run("disk", func(t *testing.T) { collectBesideClients(t, newDiskFixture(t)) })
+}
+
+func collectBesideClients(t *testing.T, f *fixture) {
 	const clients, steps = 6, 60
 	var wg sync.WaitGroup
 	var left atomic.Int32
@@ -170,6 +174,16 @@ func TestCollectionsBesideClients(t *testing.T) {
 		f.wantReadable(p)
 	}
 	t.Logf("%d collections, %d paths are left", collections, len(live))
+}
+
+// randomText does not compress well, and is the same for each seed.
+func randomText(seed uint64, n int) string {
+	b := make([]byte, n)
+	rng := rand.New(rand.NewPCG(seed, 2))
+	for i := range b {
+		b[i] = byte(rng.Uint32())
+	}
+	return string(b)
 }
 
 func fileNAR(contents string) ([]byte, error) {
@@ -213,7 +227,9 @@ func (c *client) step(n, i int) error {
 		refs = append(refs, r.path)
 	}
 	name := fmt.Sprintf("c%d-%d", n, i%7) // comes again and again
-	archive, err := fileNAR(fmt.Sprintf("contents that clients share, %d", i%7%3))
+	// Other clients add the same contents, some of several chunks.
+	contents := strings.Repeat(fmt.Sprintf("contents that clients share, %d\n", i%7%3), 1+i%7%3*20_000)
+	archive, err := fileNAR(contents + randomText(uint64(i%7), i%7%4*200_000))
 	if err != nil {
 		return err
 	}
