@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	gofuse "github.com/hanwen/go-fuse/v2/fuse"
+
 	"github.com/tvixd/tvixd/castore"
 )
 
@@ -265,6 +267,30 @@ func (c changingRoots) List(context.Context) iter.Seq2[castore.Entry, error] {
 			if !yield(castore.Entry{Name: name, Node: n}, nil) {
 				return
 			}
+		}
+	}
+}
+
+// TestEqualOffsetsGoTogether lists entries that share an offset into a reply that
+// has room for one of them only.
+func TestEqualOffsetsGoTogether(t *testing.T) {
+	_, fs := silentDevice(t)
+	entries := []rootEntry{
+		{castore.Entry{Name: "one", Node: castore.Node{Kind: castore.KindFile}}, 9},
+		{castore.Entry{Name: "two", Node: castore.Node{Kind: castore.KindFile}}, 9},
+	}
+	for _, plus := range []bool{true, false} {
+		w := &dirWriter{f: fs, out: gofuse.NewDirEntryList(make([]byte, 700), 0), plus: plus}
+		if !w.dots(0, 1, 1) {
+			t.Fatal("no room for the first two")
+		}
+		size := len(w.out.Bytes())
+		if w.addRoot(entries) || len(w.out.Bytes()) != size {
+			t.Error("a part of the entries went out")
+		}
+		w = &dirWriter{f: fs, out: gofuse.NewDirEntryList(make([]byte, 700), 2), plus: plus}
+		if !w.addRoot(entries) {
+			t.Error("entries that fit do not go out")
 		}
 	}
 }

@@ -36,7 +36,8 @@
 //
 // # Locks
 //
-// No lock is held across a call of Roots or of the castore, nor across a
-// notification: the kernel holds the root's lock while it waits for the answer
-// to a lookup there, and [Server.Removed] waits for that lock.
+// No lock is held across a call of the castore, nor across a notification: the
+// kernel holds the root's lock while it waits for the answer to a lookup or a
+// listing there, and [Server.Added] and [Server.Removed] wait for that lock. One
+// lock is held while Roots is listed, and only listings take it.
 package fuse

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -52,13 +53,18 @@ func mountSlow(t *testing.T, files int, wait func(context.Context) error) (*test
 	return m, slow
 }
 
-// readAll starts a reader for each slow file.
+// readAll opens all slow files and starts a reader for each.
 func readAll(t *testing.T, m *testMount, files int, check func(i int, got []byte, err error)) *sync.WaitGroup {
 	t.Helper()
 	var readers sync.WaitGroup
 	for i := range files {
+		f, err := os.Open(filepath.Join(m.dir, fmt.Sprint("slow-", i)))
+		if err != nil {
+			t.Fatal(err)
+		}
 		readers.Go(func() {
-			got, err := os.ReadFile(filepath.Join(m.dir, fmt.Sprint("slow-", i)))
+			defer func() { _ = f.Close() }()
+			got, err := io.ReadAll(f)
 			check(i, got, err)
 		})
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"io"
+	"log"
 	"log/slog"
 	"os"
 	"testing"
@@ -46,6 +48,8 @@ func message(opcode uint32, node uint64, body ...byte) []byte {
 // silentDevice answers into nothing.
 func silentDevice(tb testing.TB) (*device, *fileSystem) {
 	tb.Helper()
+	log.SetOutput(io.Discard) // go-fuse complains of bad requests there
+	tb.Cleanup(func() { log.SetOutput(os.Stderr) })
 	store := memory.New()
 	nodes, err := fusetest.Fixture(context.Background(), store)
 	if err != nil {

@@ -80,6 +80,26 @@ func (m mounted) largeFileAtRandom() {
 	}
 }
 
+// directRead goes past the page cache.
+func (m mounted) directRead() {
+	f, err := os.OpenFile(m.path(largeName), os.O_RDONLY|syscall.O_DIRECT, 0)
+	if err != nil {
+		m.Skip("cannot open past the page cache: ", err)
+	}
+	defer func() { _ = f.Close() }()
+	want := largeContents()
+	buf := make([]byte, 3<<20)
+	for _, off := range []int{0, 1 << 20, largeSize - 100, largeSize} {
+		n, err := f.ReadAt(buf, int64(off))
+		if err != nil && err != io.EOF {
+			m.Fatal(err)
+		}
+		if !bytes.Equal(buf[:n], want[off:min(off+len(buf), largeSize)]) {
+			m.Fatalf("contents at %d differ (%d read)", off, n)
+		}
+	}
+}
+
 func (m mounted) symlink() {
 	st := m.lstat(linkName)
 	if st.Mode&syscall.S_IFMT != syscall.S_IFLNK || st.Size != int64(len(fileName)) {

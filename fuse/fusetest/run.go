@@ -33,6 +33,7 @@ var cases = []struct {
 	{"FileAtRoot", mounted.fileAtRoot},
 	{"LargeFile", mounted.largeFile},
 	{"LargeFileAtRandom", mounted.largeFileAtRandom},
+	{"DirectRead", mounted.directRead},
 	{"Symlink", mounted.symlink},
 	{"DanglingSymlink", mounted.danglingSymlink},
 	{"ThroughSymlink", mounted.throughSymlink},
