@@ -39,11 +39,16 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	return newFixtureOn(t, castorememory.New(), memory.New())
+	contents, infos := memoryServices(t)
+	return newFixtureOn(t, contents, infos)
 }
 
-// newDiskFixture is newFixture with a store on disk, whose packs are small.
-func newDiskFixture(t testing.TB) *fixture {
+func memoryServices(testing.TB) (castore.Store, pathinfo.Service) {
+	return castorememory.New(), memory.New()
+}
+
+// diskServices are on disk, with small packs.
+func diskServices(t testing.TB) (castore.Store, pathinfo.Service) {
 	t.Helper()
 	ctx, dir := context.Background(), t.TempDir()
 	db, err := sqldb.Open(filepath.Join(dir, "db"), sqldb.Options{ReserveBytes: -1})
@@ -60,7 +65,7 @@ func newDiskFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newFixtureOn(t, contents, infos)
+	return contents, infos
 }
 
 func newFixtureOn(t testing.TB, contents castore.Store, infos pathinfo.Service) *fixture {

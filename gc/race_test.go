@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"iter"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/tvixd/tvixd/castore"
 	"github.com/tvixd/tvixd/nar"
 	"github.com/tvixd/tvixd/nixhash"
 	"github.com/tvixd/tvixd/pathinfo"
@@ -113,6 +115,60 @@ func (f *fixture) ingest(name string, refs ...storepath.Path) pathinfo.PathInfo 
 	return info
 }
 
+// lateRoots is a service whose list of roots has a late reader: what happens
+// after the list was read is not in it.
+type lateRoots struct {
+	pathinfo.Service
+	after func()
+}
+
+func (l *lateRoots) Roots(ctx context.Context) iter.Seq2[castore.Node, error] {
+	return func(yield func(castore.Node, error) bool) {
+		for n, err := range l.Service.Roots(ctx) {
+			if !yield(n, err) {
+				return
+			}
+		}
+		if after := l.after; after != nil {
+			l.after = nil
+			after()
+		}
+	}
+}
+
+// Contents that were put before a sweep begins, and whose path becomes valid
+// when the sweep has read the roots already, are not swept.
+func TestRegisterDuringSweep(t *testing.T) {
+	for name, open := range map[string]func(t testing.TB) (castore.Store, pathinfo.Service){
+		"memory": memoryServices, "disk": diskServices,
+	} {
+		t.Run(name, func(t *testing.T) {
+			contents, infos := open(t)
+			late := &lateRoots{Service: infos}
+			f := newFixtureOn(t, contents, late)
+			f.add("dead")
+			archive, err := fileNAR(randomText(1, 3_000_000)) // of several chunks
+			if err != nil {
+				t.Fatal(err)
+			}
+			in, err := f.store.IngestNAR(context.Background(), bytes.NewReader(archive), store.IngestOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			info := pathinfo.PathInfo{Path: pathOf("late"), Root: in.Root, NarHash: in.NarHash, NarSize: in.NarSize}
+			late.after = func() {
+				if err := f.store.Register(context.Background(), []pathinfo.PathInfo{info}); err != nil {
+					t.Error(err)
+				}
+				in.Release()
+			}
+			f.collect(Request{Action: DeleteDead})
+			f.wantValid(info.Path)
+			f.wantReadable(info.Path)
+		})
+	}
+}
+
 func (f *fixture) wantReadable(p storepath.Path) {
 	f.t.Helper()
 	if err := f.read(p); err != nil {
@@ -142,11 +198,14 @@ func (f *fixture) read(p storepath.Path) error {
 // or has rooted it can read it with all that it refers to.
 func TestCollectionsBesideClients(t *testing.T) {
 	t.Run("memory", func(t *testing.T) { collectBesideClients(t, newFixture(t)) })
-	t.Run("disk", func(t *testing.T) { collectBesideClients(t, newDiskFixture(t)) })
+	t.Run("disk", func(t *testing.T) {
+		contents, infos := diskServices(t)
+		collectBesideClients(t, newFixtureOn(t, contents, infos))
+	})
 }
 
 func collectBesideClients(t *testing.T, f *fixture) {
-	const clients, steps = 6, 60
+	const clients, steps = 4, 40
 	var wg sync.WaitGroup
 	var left atomic.Int32
 	left.Store(clients)
@@ -226,10 +285,10 @@ func (c *client) step(n, i int) error {
 		}
 		refs = append(refs, r.path)
 	}
-	name := fmt.Sprintf("c%d-%d", n, i%7) // comes again and again
+	name := fmt.Sprintf("c%d-%d", n, i%7) // comes again and again, with other contents
 	// Other clients add the same contents, some of several chunks.
 	contents := strings.Repeat(fmt.Sprintf("contents that clients share, %d\n", i%7%3), 1+i%7%3*20_000)
-	archive, err := fileNAR(contents + randomText(uint64(i%7), i%7%4*200_000))
+	archive, err := fileNAR(contents + randomText(uint64(n*1000+i), i%4*30_000))
 	if err != nil {
 		return err
 	}
