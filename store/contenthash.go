@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"sort"
 	"strconv"
@@ -83,15 +82,11 @@ func (s *Store) writeBlob(ctx context.Context, node castore.Node, w io.Writer) e
 		return err
 	}
 	defer blob.Close()
-	n, err := blob.WriteTo(w)
-	if err != nil {
+	if err := checkSize(node, blob.Size()); err != nil {
 		return err
 	}
-	if uint64(n) != node.Size {
-		return castore.Corrupt("blob", node.Digest,
-			fmt.Errorf("it has %d bytes, its directory says %d", n, node.Size))
-	}
-	return ctx.Err()
+	_, err = blob.WriteTo(w)
+	return err
 }
 
 // Modes of git's tree entries.

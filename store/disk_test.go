@@ -308,4 +308,3 @@ func BenchmarkHuge(b *testing.B) {
 	}
 	b.SetBytes(size)
 }
-

@@ -91,9 +91,8 @@ func (s *Store) readBlob(ctx context.Context, node castore.Node, data []byte) er
 		return err
 	}
 	defer blob.Close()
-	if blob.Size() != uint64(len(data)) {
-		return castore.Corrupt("blob", node.Digest,
-			fmt.Errorf("it has %d bytes, its directory says %d", blob.Size(), len(data)))
+	if err := checkSize(node, blob.Size()); err != nil {
+		return err
 	}
 	if len(data) == 0 {
 		return nil

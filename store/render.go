@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// renderPiece is the most of a file that is read at once.
-	renderPiece = 1 << 20
+	// maxAhead is the size of the largest file that is read ahead as a whole.
+	// Larger ones are streamed by the castore.
+	maxAhead = 1 << 20
 
 	// maxReadAhead bounds the contents that one render has in memory.
 	maxReadAhead = 4 << 20
@@ -28,10 +29,10 @@ const (
 // WriteNAR renders a node as a NAR. Contents are read ahead in bounded memory.
 // The caller must keep the node from being swept.
 func (s *Store) WriteNAR(ctx context.Context, node castore.Node, w io.Writer) error {
-	out := bufio.NewWriterSize(w, 64<<10)
+	out := bufio.NewWriterSize(contextWriter{ctx, w}, 64<<10)
 	var err error
-	if node.Kind != castore.KindDirectory && node.Size <= renderPiece {
-		err = s.renderSmall(ctx, node, nar.NewWriter(out))
+	if node.Kind != castore.KindDirectory {
+		err = s.renderOne(ctx, node, nar.NewWriter(out))
 	} else {
 		err = s.render(ctx, node, nar.NewWriter(out))
 	}
@@ -73,8 +74,8 @@ func header(name string, n castore.Node) (nar.Header, error) {
 	return h, nil
 }
 
-// renderSmall renders a link or a small file.
-func (s *Store) renderSmall(ctx context.Context, node castore.Node, w *nar.Writer) error {
+// renderOne renders a link or a file.
+func (s *Store) renderOne(ctx context.Context, node castore.Node, w *nar.Writer) error {
 	h, err := header("", node)
 	if err != nil {
 		return err
@@ -83,31 +84,25 @@ func (s *Store) renderSmall(ctx context.Context, node castore.Node, w *nar.Write
 		return err
 	}
 	if node.Kind == castore.KindFile {
-		buf := getBuffer(int(node.Size))
-		defer putBuffer(buf)
-		if err := s.readBlob(ctx, node, buf); err != nil {
-			return err
-		}
-		if _, err := w.Write(buf); err != nil {
+		if err := s.writeBlob(ctx, node, w); err != nil {
 			return err
 		}
 	}
 	return w.Close()
 }
 
-// renderEvent is one event of the NAR that is being rendered: a header, or
-// contents that a worker is reading.
+// renderEvent is one event of the NAR that is being rendered: a header, or a
+// file with its contents.
 type renderEvent struct {
-	header nar.Header // none if Kind is 0
+	header nar.Header
 
-	piece bool
-	node  castore.Node
-	blob  *sharedBlob // of a large file; nil for one that is read at once
-	off   int64
-	n     int
+	// node is the file; zero for other events and for an empty one.
+	node castore.Node
+
+	// Of a small file, which a worker reads.
+	ready chan struct{} // closed when data and err are set; nil for a large one
 	data  []byte        // from getBuffer; the writer gives it back
 	err   error         // why data could not be read
-	ready chan struct{} // closed when data and err are set
 }
 
 // renderer walks the directories, has the workers read the contents ahead, and
@@ -117,7 +112,7 @@ type renderer struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	events chan *renderEvent // in the order of the NAR
-	pieces chan *renderEvent // the same, those to be read
+	files  chan *renderEvent // the same, those to be read
 	budget *semaphore.Weighted
 }
 
@@ -125,21 +120,21 @@ func (s *Store) render(ctx context.Context, node castore.Node, w *nar.Writer) er
 	r := &renderer{
 		store:  s,
 		events: make(chan *renderEvent, maxEventsAhead),
-		pieces: make(chan *renderEvent, maxEventsAhead),
+		files:  make(chan *renderEvent, maxEventsAhead),
 		budget: semaphore.NewWeighted(maxReadAhead),
 	}
 	r.ctx, r.cancel = context.WithCancelCause(ctx)
 	var wg sync.WaitGroup
 	for range s.workers {
 		wg.Go(func() {
-			for e := range r.pieces {
+			for e := range r.files {
 				r.read(e)
 			}
 		})
 	}
 	wg.Go(func() {
 		defer close(r.events)
-		defer close(r.pieces)
+		defer close(r.files)
 		if err := r.walk("", node, 0); err != nil {
 			r.cancel(err)
 		}
@@ -148,10 +143,7 @@ func (s *Store) render(ctx context.Context, node castore.Node, w *nar.Writer) er
 	err := r.write(w)
 	r.cancel(err)
 	for e := range r.events { // give back what was read in vain
-		if e.piece {
-			<-e.ready
-			putBuffer(e.data)
-		}
+		r.drop(e)
 	}
 	wg.Wait()
 	switch {
@@ -173,13 +165,13 @@ func (r *renderer) walk(name string, node castore.Node, depth int) error {
 	if err != nil {
 		return err
 	}
+	if node.Kind == castore.KindFile && node.Size > 0 {
+		return r.file(h, node)
+	}
 	if err := r.send(&renderEvent{header: h}); err != nil {
 		return err
 	}
-	switch node.Kind {
-	case castore.KindFile:
-		return r.file(node)
-	case castore.KindSymlink:
+	if node.Kind != castore.KindDirectory {
 		return nil
 	}
 	dir, err := r.store.castore.GetDirectory(r.ctx, node.Digest)
@@ -194,47 +186,31 @@ func (r *renderer) walk(name string, node castore.Node, depth int) error {
 	return r.send(&renderEvent{header: nar.Header{Kind: nar.EndDirectory}})
 }
 
-// file sends the contents of a file, in pieces.
-func (r *renderer) file(node castore.Node) error {
-	if node.Size == 0 {
+// file sends a file that is not empty.
+func (r *renderer) file(h nar.Header, node castore.Node) error {
+	if node.Size > maxAhead {
+		return r.send(&renderEvent{header: h, node: node})
+	}
+	if err := r.budget.Acquire(r.ctx, int64(node.Size)); err != nil {
+		return context.Cause(r.ctx)
+	}
+	e := &renderEvent{header: h, node: node, ready: make(chan struct{})}
+	if err := r.send(e); err != nil {
+		return err
+	}
+	// Whoever got the event waits until it was read, so this must not fail.
+	// It does not wait for long: the workers take all that comes.
+	r.files <- e
+	return nil
+}
+
+// checkSize compares a file's size in its directory with that of its blob.
+func checkSize(node castore.Node, size uint64) error {
+	if size == node.Size {
 		return nil
 	}
-	var blob *sharedBlob
-	if node.Size > renderPiece {
-		b, err := r.store.castore.Open(r.ctx, node.Digest)
-		if err != nil {
-			return err
-		}
-		blob = newSharedBlob(b)
-		defer blob.release()
-		if b.Size() != node.Size {
-			return castore.Corrupt("blob", node.Digest,
-				fmt.Errorf("it has %d bytes, its directory says %d", b.Size(), node.Size))
-		}
-	}
-	for off := uint64(0); off < node.Size; off += renderPiece {
-		n := int(min(node.Size-off, renderPiece))
-		if err := r.budget.Acquire(r.ctx, int64(n)); err != nil {
-			return context.Cause(r.ctx)
-		}
-		e := &renderEvent{
-			piece: true, node: node, blob: blob, off: int64(off), n: n,
-			ready: make(chan struct{}),
-		}
-		if blob != nil {
-			blob.acquire()
-		}
-		// Both channels take the event, or none: a reader that gets an event
-		// from one may count on the other.
-		if err := r.send(e); err != nil {
-			if blob != nil {
-				blob.release()
-			}
-			return err
-		}
-		r.pieces <- e
-	}
-	return nil
+	return castore.Corrupt("blob", node.Digest,
+		fmt.Errorf("it has %d bytes, its directory says %d", size, node.Size))
 }
 
 func (r *renderer) send(e *renderEvent) error {
@@ -246,84 +222,75 @@ func (r *renderer) send(e *renderEvent) error {
 	}
 }
 
-// read reads one piece; it runs in a worker.
+// read reads a small file; it runs in a worker.
 func (r *renderer) read(e *renderEvent) {
 	defer close(e.ready)
-	if e.blob != nil {
-		defer e.blob.release()
-	}
 	if r.ctx.Err() != nil {
 		e.err = context.Cause(r.ctx)
 		return
 	}
-	e.data = getBuffer(e.n)
-	if e.blob == nil {
-		e.err = r.store.readBlob(r.ctx, e.node, e.data)
-		return
-	}
-	if n, err := e.blob.ReadAt(e.data, e.off); n < e.n {
-		e.err = err
+	e.data = getBuffer(int(e.node.Size))
+	e.err = r.store.readBlob(r.ctx, e.node, e.data)
+}
+
+// drop gives back what an event holds.
+func (r *renderer) drop(e *renderEvent) {
+	if e.ready != nil {
+		<-e.ready
+		putBuffer(e.data)
+		r.budget.Release(int64(e.node.Size))
 	}
 }
 
 // write writes the events; it runs in the caller's goroutine.
 func (r *renderer) write(w *nar.Writer) error {
 	for {
-		var e *renderEvent
-		var ok bool
 		select {
-		case e, ok = <-r.events:
-		case <-r.ctx.Done():
-			return context.Cause(r.ctx)
-		}
-		if !ok {
-			if r.ctx.Err() != nil {
+		case e, ok := <-r.events:
+			if ok {
+				if err := r.writeEvent(w, e); err != nil {
+					return err
+				}
+				continue
+			}
+			if r.ctx.Err() != nil { // the walk has failed
 				return context.Cause(r.ctx)
 			}
 			return w.Close()
-		}
-		if !e.piece {
-			if err := w.Header(e.header); err != nil {
-				return err
-			}
-			continue
-		}
-		<-e.ready
-		err := e.err
-		if err == nil {
-			_, err = w.Write(e.data)
-		}
-		if e.data != nil {
-			putBuffer(e.data)
-		}
-		r.budget.Release(int64(e.n))
-		if err != nil {
-			return err
+		case <-r.ctx.Done():
+			return context.Cause(r.ctx)
 		}
 	}
 }
 
-// sharedBlob closes a blob when its last user releases it.
-type sharedBlob struct {
-	castore.Blob
-	mu    sync.Mutex
-	users int // guarded by mu
-}
-
-func newSharedBlob(b castore.Blob) *sharedBlob { return &sharedBlob{Blob: b, users: 1} }
-
-func (b *sharedBlob) acquire() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.users++
-}
-
-func (b *sharedBlob) release() {
-	b.mu.Lock()
-	b.users--
-	last := b.users == 0
-	b.mu.Unlock()
-	if last {
-		b.Close()
+func (r *renderer) writeEvent(w *nar.Writer, e *renderEvent) error {
+	defer r.drop(e)
+	if err := w.Header(e.header); err != nil {
+		return err
 	}
+	switch {
+	case e.node.IsZero():
+		return nil
+	case e.ready == nil:
+		return r.store.writeBlob(r.ctx, e.node, w)
+	}
+	if <-e.ready; e.err != nil {
+		return e.err
+	}
+	_, err := w.Write(e.data)
+	return err
+}
+
+// contextWriter fails when its context has ended. Castores stream blobs
+// without looking at one.
+type contextWriter struct {
+	ctx context.Context
+	io.Writer
+}
+
+func (w contextWriter) Write(p []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.Writer.Write(p)
 }
