@@ -117,7 +117,7 @@ func New(o Options) (*Builder, error) {
 		b.logger = slog.New(slog.DiscardHandler)
 	}
 	var err error
-	if b.scratch, err = openScratch(o.ScratchDir); err != nil {
+	if b.scratch, err = openScratch(o.ScratchDir, string(b.dir), b.hostStore); err != nil {
 		return nil, err
 	}
 	b.users = newUserPools(o.StateDir)

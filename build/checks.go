@@ -96,7 +96,7 @@ func toSize(v any) (uint64, bool) {
 func (a *attempt) applyChecks(c outputChecks, info *pathinfo.PathInfo, infos map[string]*pathinfo.PathInfo) error {
 	full := a.b.dir.Join(info.Path)
 	if c.maxSize != nil && info.NarSize > *c.maxSize {
-		return rejected("path '%s' is too large at %s bytes; limit is %s bytes", full, info.NarSize, *c.maxSize)
+		return rejected("path '%s' is too large at %v bytes; limit is %v bytes", full, info.NarSize, *c.maxSize)
 	}
 	needClosure := c.maxClosureSize != nil || c.hasAllowedRequisites || len(c.disallowedRequisites) > 0
 	var closure []storepath.Path
@@ -107,7 +107,7 @@ func (a *attempt) applyChecks(c outputChecks, info *pathinfo.PathInfo, infos map
 			return err
 		}
 		if c.maxClosureSize != nil && size > *c.maxClosureSize {
-			return rejected("closure of path '%s' is too large at %s bytes; limit is %s bytes", full, size, *c.maxClosureSize)
+			return rejected("closure of path '%s' is too large at %v bytes; limit is %v bytes", full, size, *c.maxClosureSize)
 		}
 	}
 	requisites := closure

@@ -271,7 +271,7 @@ func (g *goal) inputsDone() error {
 		if g.basic {
 			return failf(MiscFailure, "some dependencies of '%s' are missing", dir.Join(g.drvPath))
 		}
-		return failf(DependencyFailed, "%s dependencies of derivation '%s' failed to build", g.failed, dir.Join(g.drvPath))
+		return failf(DependencyFailed, "%v dependencies of derivation '%s' failed to build", g.failed, dir.Join(g.drvPath))
 	}
 	spec, err := g.spec()
 	if err != nil {

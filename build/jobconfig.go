@@ -35,8 +35,7 @@ func (a *attempt) config() (*sandbox.Config, error) {
 		StoreDir:           string(a.b.dir),
 		Store:              a.b.hostStore,
 		Upper:              w.path("store"),
-		Work:               w.path("work"),
-		Root:               a.b.scratch.rootDir(),
+		Root:               a.b.scratch.path("root"),
 		Build:              w.build,
 		Temp:               w.path("tmp"),
 		ShmSize:            a.settings.SandboxShmSize,
@@ -64,6 +63,7 @@ func (a *attempt) config() (*sandbox.Config, error) {
 	if a.isolated {
 		return c, a.isolate(c)
 	}
+	c.World = w.theWorld()
 	return c, a.hideOutputs()
 }
 
@@ -140,8 +140,10 @@ func (a *attempt) isolate(c *sandbox.Config) error {
 	if c.Mounts, err = a.mounts(paths); err != nil {
 		return err
 	}
-	c.Inputs, err = a.inputPaths(paths)
-	return err
+	if c.Inputs, err = a.inputPaths(paths); err != nil {
+		return err
+	}
+	return a.workspace.forget(c.Inputs)
 }
 
 // impureHostDeps are paths of the host that the derivation asks for.

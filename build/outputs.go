@@ -277,7 +277,7 @@ func (a *attempt) checkFixed(t *takenOutput) error {
 			dir.Join(a.drvPath), want.SRI(), got.SRI())
 	}
 	if n := len(t.info.References); n > 0 {
-		return rejected("fixed-output derivations must not reference store paths: '%s' references %s distinct paths, e.g. '%s'",
+		return rejected("fixed-output derivations must not reference store paths: '%s' references %v distinct paths, e.g. '%s'",
 			dir.Join(a.drvPath), n, dir.Join(t.info.References[0]))
 	}
 	return nil

@@ -114,8 +114,8 @@ func (a *attempt) run() (o outcome, err error) {
 	}
 	keep := false
 	defer func() {
-		if e := a.workspace.remove(keep); e != nil && err == nil {
-			err = fmt.Errorf("clean up after the build: %w", e)
+		if e := a.workspace.release(keep); e != nil {
+			a.b.logger.Error("cannot clean up after a build", "derivation", a.drvPath, "error", e)
 		}
 	}()
 	cfg, err := a.config()
@@ -166,13 +166,39 @@ func (a *attempt) createWorkspace() (err error) {
 	if a.user != nil {
 		opts.builder = owner{int(a.user.UID), int(a.user.GID)}
 	}
-	if a.settings.BuildDir != "" || !a.isolated || a.keepFailed() {
+	// A build user that sees the host's folders could not get into the scratch
+	// folder.
+	if a.settings.BuildDir != "" || !a.isolated && a.user != nil || a.keepFailed() {
 		if opts.elsewhere = a.settings.BuildDir; opts.elsewhere == "" {
 			opts.elsewhere = os.TempDir()
 		}
 	}
-	a.workspace, err = a.b.scratch.create(opts)
+	opts.reuse = a.sealed()
+	for _, o := range a.drv.Outputs {
+		opts.outputs = append(opts.outputs, o.Path)
+	}
+	a.workspace, err = a.b.scratch.acquire(opts)
 	return err
+}
+
+// sealed reports whether nothing that the builder holds, such as an open
+// descriptor of its build folder, can get to a process that outlives it. The
+// daemon's own user does not need such tricks.
+func (a *attempt) sealed() bool {
+	if !a.isolated {
+		return a.user == nil
+	}
+	if a.drv.IsFixed() {
+		return false // it is in the host's network
+	}
+	for _, p := range a.settings.SandboxPaths {
+		// A folder might hold a socket.
+		if st, err := os.Stat(p.Source); err == nil && !st.Mode().IsRegular() && !a.inStore(p.Source) {
+			return false
+		}
+	}
+	deps, _, err := a.attrs.stringList("__impureHostDeps")
+	return err == nil && len(deps) == 0
 }
 
 // keepBuildFolder leaves the build folder behind and tells the clients.

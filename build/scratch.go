@@ -11,32 +11,47 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tvixd/tvixd/build/internal/rmtree"
+	"github.com/tvixd/tvixd/build/sandbox"
+	"github.com/tvixd/tvixd/storepath"
 )
 
 // scratch is the folder in which builds run:
 //
 //	root            empty; where the root folders of builders are mounted
-//	builds/N/       one build; the builder cannot reach it from outside its sandbox
-//	  store         what it writes to its store folder
+//	builds/N/       one build at a time
 //	  build         its build folder, unless that is elsewhere
-//	  tmp           its /tmp
-//	  work          overlayfs' own
+//	  store         what it writes to its store folder, when it is isolated
+//	  tmp           its /tmp, then
 //	  elsewhere     a link to a build folder that is not here
+//	shared/         of the builds that are not isolated:
+//	  upper         what they write to the store folder
+//	  work          overlayfs' own
 //
 // The folder itself is 0700, so nobody but the daemon gets to what lies below,
 // whatever modes a builder gives its files.
 type scratch struct {
-	dir    string
-	builds int // descriptor of builds
+	dir      string
+	storeDir string // what builders write to
+	lower    string // what shows the valid paths
+	builds   int    // descriptor of builds
 
-	mu   sync.Mutex
-	next uint64 // number of the next build; guarded by mu
+	mu    sync.Mutex
+	next  uint64         // number of the next workspace; guarded by mu
+	free  []*workspace   // the last used comes last; guarded by mu
+	world *sandbox.World // made when it is needed; guarded by mu
+	upper int            // descriptor of the upper folder, with world; guarded by mu
+	inUse map[string]int // names in upper that running builds may make; guarded by mu
 }
 
-// openScratch prepares the folder and removes earlier builds.
-func openScratch(dir string) (*scratch, error) {
-	s := &scratch{dir: dir, builds: -1}
-	for _, d := range []string{dir, s.rootDir(), s.buildsDir()} {
+// maxFree is how many workspaces are kept for later builds.
+const maxFree = 32
+
+const dirFlags = unix.O_RDONLY | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC
+
+// openScratch prepares the folder and removes what an earlier daemon left.
+func openScratch(dir, storeDir, lower string) (*scratch, error) {
+	s := &scratch{dir: dir, storeDir: storeDir, lower: lower, builds: -1, upper: -1, inUse: make(map[string]int)}
+	for _, d := range []string{dir, s.path("root"), s.path("builds")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("create scratch folder: %w", err)
 		}
@@ -44,96 +59,186 @@ func openScratch(dir string) (*scratch, error) {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("close scratch folder to others: %w", err)
 	}
-	fd, err := unix.Open(s.buildsDir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := openDir(s.path("builds"))
 	if err != nil {
-		return nil, fmt.Errorf("open scratch folder '%s': %w", s.buildsDir(), err)
+		return nil, fmt.Errorf("open scratch folder: %w", err)
 	}
 	s.builds = fd
-	old, err := os.ReadDir(s.buildsDir())
+	old, err := os.ReadDir(s.path("builds"))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read scratch folder: %w", err), s.close())
 	}
 	for _, e := range old {
-		if err := s.remove(e.Name()); err != nil {
+		if err := s.removeBuild(e.Name()); err != nil {
 			return nil, errors.Join(fmt.Errorf("remove an earlier build: %w", err), s.close())
 		}
+	}
+	if err := removePath(s.path("shared")); err != nil {
+		return nil, errors.Join(fmt.Errorf("remove earlier builds: %w", err), s.close())
 	}
 	return s, nil
 }
 
+func openDir(dir string) (int, error) {
+	fd, err := unix.Open(dir, dirFlags, 0)
+	if err != nil {
+		return -1, &os.PathError{Op: "open", Path: dir, Err: err}
+	}
+	return fd, nil
+}
+
+func (s *scratch) path(name string) string { return filepath.Join(s.dir, name) }
+
+// close removes everything. No build may run.
 func (s *scratch) close() error {
-	if err := unix.Close(s.builds); err != nil {
-		return fmt.Errorf("close scratch folder: %w", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, w := range s.free {
+		errs = append(errs, w.destroy())
+	}
+	s.free = nil
+	if s.world != nil {
+		errs = append(errs, s.world.Close(), unix.Close(s.upper), removePath(s.path("shared")))
+		s.world = nil
+	}
+	errs = append(errs, unix.Close(s.builds))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("clean scratch folder: %w", err)
 	}
 	return nil
 }
 
-func (s *scratch) rootDir() string   { return filepath.Join(s.dir, "root") }
-func (s *scratch) buildsDir() string { return filepath.Join(s.dir, "builds") }
-
-// workspace is the folder of one build.
+// workspace is the folders of one build.
+//
+// Where nothing that a builder held can have got out of its sandbox they are
+// used again by later builds: on some disks making and removing folders costs
+// more than the rest of a small build. The names of store paths, on which the
+// inputs are mounted, stay for the same reason.
 type workspace struct {
 	scratch *scratch
 	name    string // in builds
 	dir     string
+	reused  bool // may be
+
 	build   string // the build folder, wherever it is
-	outer   string // what build lies in, when it is elsewhere and may be kept; or ""
-	storeFD int    // descriptor of the folder that takes the outputs
+	outer   string // what build lies in, or build itself, when it is elsewhere; or ""
+	buildFD int    // -1 when the build folder is elsewhere
+	tmpFD   int    // these two are of isolated builds, else -1
+	ownFD   int    // the folder "store"
+
+	// storeFD is where the outputs are: ownFD, or the shared upper folder.
+	storeFD int
+	outputs []string                // names that a build which is not isolated may make
+	mounted map[string]sandbox.Kind // names in "store" for inputs
 }
 
-const elsewhere = "elsewhere"
-
-func (w *workspace) path(name string) string { return filepath.Join(w.dir, name) }
-
-// owner is who a folder of a workspace belongs to.
+// owner is who a folder belongs to.
 type owner struct{ uid, gid int }
 
 // workspaceOptions say what a build needs.
 type workspaceOptions struct {
 	isolated bool
-	builder  owner
+	// reuse says that nothing of the builder can outlive it.
+	reuse   bool
+	builder owner
 	// elsewhere is a folder in which to make the build folder, so that it may
-	// be kept, or "".
+	// be kept, or seen by others; or "".
 	elsewhere string
 	drvName   string // with ".drv"
+	outputs   []storepath.Path
 }
 
-// create makes the folders of a build.
-func (s *scratch) create(o workspaceOptions) (_ *workspace, err error) {
+func (w *workspace) path(name string) string { return filepath.Join(w.dir, name) }
+
+// acquire makes a workspace, or takes one that is free.
+func (s *scratch) acquire(o workspaceOptions) (*workspace, error) {
+	w, err := s.take(o)
+	if err == nil {
+		err = w.prepare(o)
+	}
+	if err != nil {
+		if w != nil {
+			err = errors.Join(err, w.destroy())
+		}
+		return nil, fmt.Errorf("create build folder: %w", err)
+	}
+	return w, nil
+}
+
+// take returns a free workspace or a new, empty one.
+func (s *scratch) take(o workspaceOptions) (*workspace, error) {
 	s.mu.Lock()
+	if n := len(s.free); n > 0 && o.reuse {
+		w := s.free[n-1]
+		s.free = s.free[:n-1]
+		s.mu.Unlock()
+		return w, nil
+	}
 	s.next++
 	name := strconv.FormatUint(s.next, 10)
 	s.mu.Unlock()
-
-	w := &workspace{scratch: s, name: name, dir: filepath.Join(s.buildsDir(), name), storeFD: -1}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("create build folder: %w", err), w.remove(false))
-		}
-	}()
+	w := &workspace{
+		scratch: s, name: name, dir: filepath.Join(s.path("builds"), name),
+		buildFD: -1, tmpFD: -1, ownFD: -1, storeFD: -1, mounted: make(map[string]sandbox.Kind),
+	}
 	if err := os.Mkdir(w.dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := w.mkdir(w.path("store"), 0o775|unix.S_ISVTX, owner{0, o.builder.gid}); err != nil {
-		return nil, err
-	}
-	w.storeFD, err = unix.Open(w.path("store"), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	if o.isolated {
-		err = w.mkdir(w.path("tmp"), 0o777|unix.S_ISVTX, owner{0, 0})
-	} else {
-		err = w.mkdir(w.path("work"), 0o700, owner{0, 0})
-	}
-	if err != nil {
-		return nil, err
-	}
+	return w, nil
+}
+
+// prepare makes the folders that are not there and gives them to the builder.
+func (w *workspace) prepare(o workspaceOptions) error {
+	w.reused = o.reuse
+	w.build, w.outer = w.path("build"), ""
 	if o.elsewhere == "" {
-		w.build = w.path("build")
-		return w, w.mkdir(w.build, 0o700, o.builder)
+		if err := w.folder(&w.buildFD, "build", 0o700, o.builder); err != nil {
+			return err
+		}
+	} else if err := w.createElsewhere(o); err != nil {
+		return err
 	}
-	return w, w.createElsewhere(o)
+	if !o.isolated {
+		return w.share(o.outputs)
+	}
+	if err := w.folder(&w.tmpFD, "tmp", 0o777|unix.S_ISVTX, owner{0, 0}); err != nil {
+		return err
+	}
+	if err := w.folder(&w.ownFD, "store", 0o775|unix.S_ISVTX, owner{0, o.builder.gid}); err != nil {
+		return err
+	}
+	w.storeFD = w.ownFD
+	return nil
+}
+
+// folder opens a folder of the workspace, making it if it is not there, and
+// sets its owner and mode.
+func (w *workspace) folder(fd *int, name string, mode uint32, o owner) (err error) {
+	dir := w.path(name)
+	if *fd < 0 {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		if *fd, err = openDir(dir); err != nil {
+			return err
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(*fd, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if int(st.Uid) != o.uid || int(st.Gid) != o.gid {
+		if err := unix.Fchown(*fd, o.uid, o.gid); err != nil {
+			return &os.PathError{Op: "chown", Path: dir, Err: err}
+		}
+	}
+	if st.Mode&0o7777 != mode {
+		if err := unix.Fchmod(*fd, mode); err != nil {
+			return &os.PathError{Op: "chmod", Path: dir, Err: err}
+		}
+	}
+	return nil
 }
 
 // createElsewhere makes the build folder under the name that Nix gives it. One
@@ -152,33 +257,66 @@ func (w *workspace) createElsewhere(o workspaceOptions) error {
 		}
 	}
 	w.outer, w.build = dir, dir
-	if err := os.Symlink(dir, w.path(elsewhere)); err != nil {
+	if err := os.Symlink(dir, w.path("elsewhere")); err != nil {
 		return err
 	}
 	if o.isolated {
 		w.build = filepath.Join(dir, "build")
-		return w.mkdir(w.build, 0o700, o.builder)
+		if err := os.Mkdir(w.build, 0o700); err != nil {
+			return err
+		}
 	}
 	return os.Lchown(w.build, o.builder.uid, o.builder.gid)
 }
 
-// mkdir makes a folder of an exact mode, whatever the umask.
-func (w *workspace) mkdir(dir string, mode uint32, o owner) error {
-	if err := unix.Mkdir(dir, 0o700); err != nil {
-		return &os.PathError{Op: "mkdir", Path: dir, Err: err}
-	}
-	if o != (owner{os.Geteuid(), os.Getegid()}) {
-		if err := os.Lchown(dir, o.uid, o.gid); err != nil {
+// share makes the workspace use the shared upper folder.
+func (w *workspace) share(outputs []storepath.Path) error {
+	s := w.scratch
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.world == nil {
+		if err := s.createWorld(); err != nil {
 			return err
 		}
 	}
-	if mode == 0o700 {
-		return nil
+	for _, p := range outputs {
+		w.outputs = append(w.outputs, p.Base())
+		s.inUse[p.Base()]++
 	}
-	if err := unix.Chmod(dir, mode); err != nil {
-		return &os.PathError{Op: "chmod", Path: dir, Err: err}
+	w.storeFD = s.upper
+	return nil
+}
+
+// createWorld lays the overlay. The caller holds mu.
+func (s *scratch) createWorld() (err error) {
+	upper, work := s.path("shared/upper"), s.path("shared/work")
+	if err := removePath(s.path("shared")); err != nil { // of an attempt that failed
+		return err
+	}
+	for _, d := range []string{upper, work} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	// The upper folder's mode is the store folder's.
+	if err := unix.Chmod(upper, 0o777|unix.S_ISVTX); err != nil {
+		return &os.PathError{Op: "chmod", Path: upper, Err: err}
+	}
+	if s.upper, err = openDir(upper); err != nil {
+		return err
+	}
+	if s.world, err = sandbox.NewWorld(s.storeDir, s.lower, upper, work); err != nil {
+		unix.Close(s.upper)
+		return err
 	}
 	return nil
+}
+
+// theWorld is what the workspace shares.
+func (w *workspace) theWorld() *sandbox.World {
+	w.scratch.mu.Lock()
+	defer w.scratch.mu.Unlock()
+	return w.scratch.world
 }
 
 // keep opens the build folder to others and leaves it behind. It returns where
@@ -188,9 +326,9 @@ func (w *workspace) keep() (string, error) {
 		if dir == "" {
 			continue
 		}
-		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := openDir(dir)
 		if err != nil {
-			return "", &os.PathError{Op: "open", Path: dir, Err: err}
+			return "", err
 		}
 		err = unix.Fchmod(fd, 0o755)
 		unix.Close(fd)
@@ -198,27 +336,121 @@ func (w *workspace) keep() (string, error) {
 			return "", &os.PathError{Op: "chmod", Path: dir, Err: err}
 		}
 	}
-	return w.build, nil
+	if w.outer == "" {
+		w.reused = false
+		return w.build, nil
+	}
+	w.outer = ""
+	return w.build, os.Remove(w.path("elsewhere"))
 }
 
-// remove removes everything of a build, except a build folder to be kept that
-// lies elsewhere.
-func (w *workspace) remove(keepBuild bool) error {
-	if w.storeFD >= 0 {
-		unix.Close(w.storeFD)
-		w.storeFD = -1
+// release removes what a build left, and keeps the workspace for another one
+// if it may.
+func (w *workspace) release(kept bool) error {
+	s := w.scratch
+	if err := w.purgeShared(); err != nil {
+		return errors.Join(err, w.destroy())
 	}
-	if keepBuild && w.outer != "" {
-		if err := os.Remove(w.path(elsewhere)); err != nil {
+	if kept && w.build == w.path("build") {
+		return w.close() // the next daemon removes it
+	}
+	if !w.reused {
+		return w.destroy()
+	}
+	if err := w.empty(); err != nil {
+		return errors.Join(err, w.destroy())
+	}
+	s.mu.Lock()
+	full := len(s.free) >= maxFree
+	if !full {
+		s.free = append(s.free, w)
+	}
+	s.mu.Unlock()
+	if full {
+		return w.destroy()
+	}
+	return nil
+}
+
+// empty makes a workspace like new.
+func (w *workspace) empty() error {
+	if w.outer != "" {
+		if err := errors.Join(removePath(w.outer), os.Remove(w.path("elsewhere"))); err != nil {
 			return err
 		}
 	}
-	return w.scratch.remove(w.name)
+	for _, fd := range []int{w.buildFD, w.tmpFD} {
+		if fd >= 0 {
+			if err := rmtree.Empty(fd, nil); err != nil {
+				return err
+			}
+		}
+	}
+	w.storeFD = -1
+	if w.ownFD < 0 {
+		return nil
+	}
+	return rmtree.Empty(w.ownFD, func(name string) bool { _, ok := w.mounted[name]; return ok })
 }
 
-// remove removes a build by its number, with its build folder elsewhere.
-func (s *scratch) remove(name string) error {
-	link, err := os.Readlink(filepath.Join(s.buildsDir(), name, elsewhere))
+// forget removes the names of inputs that the next build does not have, and
+// notes those that it has.
+func (w *workspace) forget(inputs []sandbox.Input) error {
+	needed := make(map[string]sandbox.Kind, len(inputs))
+	for _, in := range inputs {
+		if in.Kind != sandbox.Symlink { // what it says may change
+			needed[in.Base] = in.Kind
+		}
+	}
+	for name, kind := range w.mounted {
+		if k, ok := needed[name]; ok && k == kind {
+			continue
+		}
+		if err := rmtree.RemoveAt(w.ownFD, name); err != nil {
+			return err
+		}
+	}
+	w.mounted = needed
+	return nil
+}
+
+// purgeShared removes what no running build may make from the shared folder.
+func (w *workspace) purgeShared() error {
+	if w.outputs == nil {
+		return nil
+	}
+	s := w.scratch
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range w.outputs {
+		if s.inUse[name]--; s.inUse[name] == 0 {
+			delete(s.inUse, name)
+		}
+	}
+	w.outputs = nil
+	return rmtree.Empty(s.upper, func(name string) bool { return s.inUse[name] > 0 })
+}
+
+// close closes the workspace's descriptors.
+func (w *workspace) close() error {
+	for _, fd := range []*int{&w.buildFD, &w.tmpFD, &w.ownFD} {
+		if *fd >= 0 {
+			unix.Close(*fd)
+			*fd = -1
+		}
+	}
+	w.storeFD = -1
+	return nil
+}
+
+// destroy removes a workspace with everything in it.
+func (w *workspace) destroy() error {
+	return errors.Join(w.purgeShared(), w.close(), w.scratch.removeBuild(w.name))
+}
+
+// removeBuild removes a workspace by its name, with its build folder elsewhere.
+func (s *scratch) removeBuild(name string) error {
+	link, err := os.Readlink(filepath.Join(s.path("builds"), name, "elsewhere"))
 	if err == nil {
 		if err := removePath(link); err != nil {
 			return err
@@ -227,7 +459,8 @@ func (s *scratch) remove(name string) error {
 	return rmtree.RemoveAt(s.builds, name)
 }
 
-// removePath removes a folder and all in it, following no link below its parent.
+// removePath removes a file or folder and all in it, following no link below
+// its parent.
 func removePath(path string) error {
 	fd, err := unix.Open(filepath.Dir(path), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {

@@ -24,15 +24,16 @@ type Config struct {
 	InsideUID     uint32
 	InsideGID     uint32
 
-	// StoreDir is the store folder as the builder sees it, and Store a folder
-	// that shows all valid paths. Upper takes what the builder writes there.
+	// StoreDir is the store folder as the builder sees it.
 	StoreDir string
-	Store    string
-	Upper    string
 
-	// Work is an empty folder on the disk of Upper, for overlayfs. It is used
-	// only when the builder is not isolated.
-	Work string
+	// World is what a builder that is not isolated sees.
+	World *World
+
+	// Store is a folder that shows all valid paths, and Upper one that takes
+	// what an isolated builder writes to its store folder.
+	Store string
+	Upper string
 
 	Inputs []Input // what an isolated builder sees of Store
 	Mounts []Mount // what it sees of the host besides

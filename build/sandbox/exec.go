@@ -48,17 +48,16 @@ func (c *Config) check() error {
 	return checkStrings("the builder's environment", c.Env)
 }
 
-// visible leaves the host's files in sight, and lays a writable store folder
-// over the mount. The process stays behind as process 1 of the new process
-// namespace, whose end is the end of all others, and the builder is its child.
+// visible leaves the host's files in sight. The process stays behind as
+// process 1 of the new process namespace, whose end is the end of all others,
+// and the builder is its child.
 func (p *program) visible(c *Config) {
-	p.mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
-	opts := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,index=off,metacopy=off",
-		escapeOverlay(c.Store), escapeOverlay(c.Upper), escapeOverlay(c.Work))
-	if kernelAtLeast(5, 10) {
-		opts += ",volatile" // without it, unmounting syncs the whole disk
-	}
-	p.mount("tvixd", c.StoreDir, "overlay", 0, opts)
+	p.call("enter the builders' mount namespace", unix.SYS_SETNS, num(worldFD), num(unix.CLONE_NEWNS))
+	p.call("create a mount namespace", unix.SYS_UNSHARE, num(unix.CLONE_NEWNS))
+	// A remount makes the overlay forget what it knows of names that are not
+	// in use: they may be of paths that were made or removed in the mount
+	// below, and of outputs of earlier builds.
+	p.mount("", c.StoreDir, "", unix.MS_REMOUNT, "")
 	p.mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	p.call("fork", opFork)
 }

@@ -145,7 +145,8 @@ func (t *tree) store(c *Config) {
 		at := dir + "/" + in.Base
 		switch in.Kind {
 		case Directory:
-			t.call("create folder '/"+at+"'", unix.SYS_MKDIRAT, num(unix.AT_FDCWD), t.str(at), num(0o755))
+			t.call("create folder '/"+at+"'", unix.SYS_MKDIRAT, num(unix.AT_FDCWD), t.str(at), num(0o755)).
+				tolerate(0, unix.EEXIST) // it may be there from another build
 		case Regular:
 			t.node(at, unix.S_IFREG|0o444, 0)
 		case Symlink:

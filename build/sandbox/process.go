@@ -17,6 +17,7 @@ const (
 	initName = "tvixd-sandbox-init"
 
 	reportFD = 4 // descriptors as init_linux.c knows them
+	worldFD  = 6 // after that of the control pipe
 
 	reportFailed = 1
 	reportExited = 2
@@ -67,7 +68,7 @@ func Start(c *Config) (*Process, error) {
 		return nil, fmt.Errorf("create pipe: %w", err)
 	}
 	defer control.Close()
-	proc, err := launch(p, c.Output, unix.CLONE_NEWNS|unix.CLONE_NEWPID, control)
+	proc, err := launch(p, c.Output, unix.CLONE_NEWPID, control, c.World.ns)
 	if err != nil {
 		controlW.Close()
 		return nil, err

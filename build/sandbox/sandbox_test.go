@@ -48,7 +48,7 @@ func newLab(t testing.TB, isolated bool) *lab {
 		Builder:  "/bin/sh", Args: []string{"sh", "-c", "exit 0"}, Env: []string{"PATH=/bin"},
 		Dir:  "/build",
 		User: User{Switch: true, UID: testUID, GID: testUID}, UserNamespace: true, InsideUID: 1000, InsideGID: 100,
-		StoreDir: "/nix/store", Store: l.path("store"), Upper: l.path("upper"), Work: l.path("work"),
+		StoreDir: "/nix/store", Store: l.path("store"), Upper: l.path("upper"),
 		Mounts: []Mount{{Target: "/bin/sh", Source: busybox, Kind: Regular}},
 		Root:   l.path("root"), Build: l.path("build"), Temp: l.path("tmp"),
 		FilterSyscalls: true,
@@ -56,6 +56,12 @@ func newLab(t testing.TB, isolated bool) *lab {
 	if !isolated {
 		l.cfg.Builder = busybox
 		l.cfg.Dir, l.cfg.StoreDir = l.path("build"), l.path("seen")
+		w, err := NewWorld(l.cfg.StoreDir, l.cfg.Store, l.cfg.Upper, l.path("work"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { w.Close() })
+		l.cfg.World = w
 		// The test's own folder is closed to others.
 		for d := l.dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
 			if err := os.Chmod(d, 0o755); err != nil {
@@ -154,10 +160,6 @@ func BenchmarkStart(b *testing.B) {
 			l := newLab(b, isolated)
 			for b.Loop() {
 				l.mustRun(b, "exit 0")
-				if !isolated {
-					os.RemoveAll(l.path("work"))
-					os.Mkdir(l.path("work"), 0o755)
-				}
 			}
 		})
 	}

@@ -33,13 +33,30 @@ func remove(dirfd int, name string) error {
 	if err != nil {
 		return err
 	}
-	w := walker{cur: fd, buf: make([]byte, readSize)}
-	err = w.empty()
-	w.close()
-	if err != nil {
+	if err := empty(fd, nil); err != nil {
 		return err
 	}
 	return rmdir(dirfd, name)
+}
+
+// Empty removes everything in the folder that dirfd is, except the entries for
+// which keep says so; nil keeps none.
+func Empty(dirfd int, keep func(name string) bool) error {
+	fd, err := unix.Openat(dirfd, ".", openFlags, 0)
+	if err == nil {
+		err = empty(fd, keep)
+	}
+	if err != nil {
+		return fmt.Errorf("empty folder: %w", err)
+	}
+	return nil
+}
+
+// empty empties a folder and closes it.
+func empty(fd int, keep func(string) bool) error {
+	w := walker{cur: fd, keep: keep, buf: make([]byte, readSize)}
+	defer w.close()
+	return w.empty()
 }
 
 // unlink removes anything but a folder, and reports whether nothing is left.
@@ -95,6 +112,7 @@ type level struct {
 type walker struct {
 	cur   int
 	stack []level
+	keep  func(name string) bool // asked of what lies in the first folder
 	buf   []byte
 }
 
@@ -147,6 +165,9 @@ func (w *walker) sweep() (sub string, err error) {
 		}
 		_, _, names := unix.ParseDirent(w.buf[:n], -1, nil)
 		for _, name := range names {
+			if w.keep != nil && len(w.stack) == 0 && w.keep(name) {
+				continue
+			}
 			ok, err := unlink(w.cur, name)
 			if err != nil {
 				return "", err
