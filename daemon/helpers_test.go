@@ -44,7 +44,7 @@ func newDaemon(t *testing.T, s setup) *testDaemon {
 	ctx := context.Background()
 	layout := layoutIn(shortDir(t))
 	config := nixconf.New(nixconf.Host{ConfDir: "/etc/nix", Processors: 2, System: "x86_64-linux"})
-	if err := config.Apply("sandbox = false\n"+s.config, "nix.conf"); err != nil {
+	if err := config.Apply("sandbox = false\ntrusted-users = *\n"+s.config, "nix.conf"); err != nil {
 		t.Fatal(err)
 	}
 	log := &syncBuffer{}
