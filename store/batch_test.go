@@ -26,7 +26,7 @@ type batchPath struct {
 func closure(t testing.TB, n int) []batchPath {
 	paths := make([]batchPath, n)
 	for i := range paths {
-		size := i * 37
+		size := i % 200 * 37
 		if i%50 == 7 {
 			size = 1<<20 + i // not buffered
 		}

@@ -119,6 +119,28 @@ func TestAddCARefused(t *testing.T) {
 	}
 }
 
+// TestOtherStoreDir adds a path whose name was made for another store folder.
+func TestOtherStoreDir(t *testing.T) {
+	s := store.New(store.Options{Dir: "/other/store", Castore: newStore(t).Castore(), PathInfo: newStore(t).PathInfo()})
+	dump := file(t, "hello")
+	ca := storepath.ContentAddress{Method: storepath.NAR, Hash: nixhash.Sum(nixhash.SHA256, dump)}
+	for dir, ok := range map[storepath.Dir]bool{"/nix/store": false, "/other/store": true} {
+		p, err := dir.FromContentAddress("p", ca, storepath.References{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := claim(p, dump)
+		info.CA = ca
+		err = s.AddNAR(t.Context(), info, bytes.NewReader(dump), store.AddOptions{})
+		if (err == nil) != ok {
+			t.Errorf("path of %s: error %v", dir, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "'/other/store/"+p.Base()+"'") {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
 // TestSelfReference adds contents that refer to themselves, with a hash of
 // either form.
 func TestSelfReference(t *testing.T) {
