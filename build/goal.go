@@ -68,7 +68,11 @@ func (s *session) drvGoal(drvPath storepath.Path, outputs []string, mode Mode) *
 		g.want(outputs)
 		return g
 	}
+	old := g
 	g = &goal{s: s, drvPath: drvPath, mode: mode}
+	if old != nil {
+		g.drv, g.basic = old.drv, old.basic
+	}
 	if len(outputs) > 0 {
 		g.wanted = make(map[string]bool, len(outputs))
 		g.want(outputs)

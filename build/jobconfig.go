@@ -63,7 +63,7 @@ func (a *attempt) config() (*sandbox.Config, error) {
 	if a.isolated {
 		return c, a.isolate(c)
 	}
-	c.World = w.theWorld()
+	c.World = w.world
 	return c, a.hideOutputs()
 }
 
@@ -104,7 +104,7 @@ func (a *attempt) hideOutputs() error {
 // isolate says what an isolated builder sees.
 func (a *attempt) isolate(c *sandbox.Config) error {
 	uid, gid := c.User.UID, c.User.GID
-	if userNamespaces() {
+	if sandbox.UserNamespaces() {
 		c.UserNamespace, c.InsideUID, c.InsideGID = true, insideUID, insideGID
 		uid, gid = insideUID, insideGID
 	}
@@ -268,11 +268,6 @@ func exists(p string) bool {
 	_, err := os.Stat(p)
 	return err == nil
 }
-
-// userNamespaces reports whether the kernel lets us make user namespaces.
-var userNamespaces = sync.OnceValue(func() bool {
-	return readNumber("/proc/sys/user/max_user_namespaces") > 0
-})
 
 // maxProcesses is how many processes a builder may have: a quarter of what the
 // machine can have, so that a fork bomb leaves room for others.

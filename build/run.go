@@ -174,6 +174,7 @@ func (a *attempt) createWorkspace() (err error) {
 		}
 	}
 	opts.reuse = a.sealed()
+	opts.hides = len(a.missing) < len(a.drv.Outputs)
 	for _, o := range a.drv.Outputs {
 		opts.outputs = append(opts.outputs, o.Path)
 	}

@@ -22,6 +22,7 @@ import (
 //	  build         its build folder, unless that is elsewhere
 //	  store         what it writes to its store folder, when it is isolated
 //	  tmp           its /tmp, then
+//	  upper, work   as below, when it must not share them
 //	  elsewhere     a link to a build folder that is not here
 //	shared/         of the builds that are not isolated:
 //	  upper         what they write to the store folder
@@ -125,10 +126,11 @@ type workspace struct {
 	outer   string // what build lies in, or build itself, when it is elsewhere; or ""
 	buildFD int    // -1 when the build folder is elsewhere
 	tmpFD   int    // these two are of isolated builds, else -1
-	ownFD   int    // the folder "store"
+	ownFD   int    // the folder "store", or an upper folder of its own
 
 	// storeFD is where the outputs are: ownFD, or the shared upper folder.
 	storeFD int
+	world   *sandbox.World          // of a build that is not isolated
 	outputs []string                // names that a build which is not isolated may make
 	mounted map[string]sandbox.Kind // names in "store" for inputs
 }
@@ -147,6 +149,7 @@ type workspaceOptions struct {
 	elsewhere string
 	drvName   string // with ".drv"
 	outputs   []storepath.Path
+	hides     bool // some of them are valid
 }
 
 func (w *workspace) path(name string) string { return filepath.Join(w.dir, name) }
@@ -200,7 +203,7 @@ func (w *workspace) prepare(o workspaceOptions) error {
 		return err
 	}
 	if !o.isolated {
-		return w.share(o.outputs)
+		return w.share(o)
 	}
 	if err := w.folder(&w.tmpFD, "tmp", 0o777|unix.S_ISVTX, owner{0, 0}); err != nil {
 		return err
@@ -269,54 +272,57 @@ func (w *workspace) createElsewhere(o workspaceOptions) error {
 	return os.Lchown(w.build, o.builder.uid, o.builder.gid)
 }
 
-// share makes the workspace use the shared upper folder.
-func (w *workspace) share(outputs []storepath.Path) error {
+// share makes the workspace use the shared overlay, or one of its own if some
+// outputs are valid and have to be hidden from the builder: others may need
+// them meanwhile.
+func (w *workspace) share(o workspaceOptions) (err error) {
 	s := w.scratch
+	if o.hides {
+		w.reused = false
+		w.world, w.ownFD, err = s.newWorld(w.dir)
+		w.storeFD = w.ownFD
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.world == nil {
-		if err := s.createWorld(); err != nil {
+		if s.world, s.upper, err = s.newWorld(s.path("shared")); err != nil {
 			return err
 		}
 	}
-	for _, p := range outputs {
+	for _, p := range o.outputs {
 		w.outputs = append(w.outputs, p.Base())
 		s.inUse[p.Base()]++
 	}
-	w.storeFD = s.upper
+	w.world, w.storeFD = s.world, s.upper
 	return nil
 }
 
-// createWorld lays the overlay. The caller holds mu.
-func (s *scratch) createWorld() (err error) {
-	upper, work := s.path("shared/upper"), s.path("shared/work")
-	if err := removePath(s.path("shared")); err != nil { // of an attempt that failed
-		return err
-	}
+// newWorld lays an overlay with its folders in dir, and returns a descriptor of
+// the upper one.
+func (s *scratch) newWorld(dir string) (_ *sandbox.World, upperFD int, err error) {
+	upper, work := filepath.Join(dir, "upper"), filepath.Join(dir, "work")
 	for _, d := range []string{upper, work} {
+		if err := removePath(d); err != nil { // of an attempt that failed
+			return nil, -1, err
+		}
 		if err := os.MkdirAll(d, 0o700); err != nil {
-			return err
+			return nil, -1, err
 		}
 	}
 	// The upper folder's mode is the store folder's.
 	if err := unix.Chmod(upper, 0o777|unix.S_ISVTX); err != nil {
-		return &os.PathError{Op: "chmod", Path: upper, Err: err}
+		return nil, -1, &os.PathError{Op: "chmod", Path: upper, Err: err}
 	}
-	if s.upper, err = openDir(upper); err != nil {
-		return err
+	if upperFD, err = openDir(upper); err != nil {
+		return nil, -1, err
 	}
-	if s.world, err = sandbox.NewWorld(s.storeDir, s.lower, upper, work); err != nil {
-		unix.Close(s.upper)
-		return err
+	world, err := sandbox.NewWorld(s.storeDir, s.lower, upper, work)
+	if err != nil {
+		unix.Close(upperFD)
+		return nil, -1, err
 	}
-	return nil
-}
-
-// theWorld is what the workspace shares.
-func (w *workspace) theWorld() *sandbox.World {
-	w.scratch.mu.Lock()
-	defer w.scratch.mu.Unlock()
-	return w.scratch.world
+	return world, upperFD, nil
 }
 
 // keep opens the build folder to others and leaves it behind. It returns where
@@ -386,7 +392,7 @@ func (w *workspace) empty() error {
 			}
 		}
 	}
-	w.storeFD = -1
+	w.storeFD, w.world = -1, nil
 	if w.ownFD < 0 {
 		return nil
 	}
@@ -431,8 +437,13 @@ func (w *workspace) purgeShared() error {
 	return rmtree.Empty(s.upper, func(name string) bool { return s.inUse[name] > 0 })
 }
 
-// close closes the workspace's descriptors.
+// close closes what the workspace has open.
 func (w *workspace) close() error {
+	var err error
+	if w.world != nil && w.storeFD == w.ownFD {
+		err = w.world.Close()
+	}
+	w.world = nil
 	for _, fd := range []*int{&w.buildFD, &w.tmpFD, &w.ownFD} {
 		if *fd >= 0 {
 			unix.Close(*fd)
@@ -440,7 +451,7 @@ func (w *workspace) close() error {
 		}
 	}
 	w.storeFD = -1
-	return nil
+	return err
 }
 
 // destroy removes a workspace with everything in it.

@@ -239,7 +239,7 @@ func (s *session) finish(g *goal, o outcome) {
 	g.waiters = nil
 	if g.top {
 		s.topsLeft--
-		if !o.status.OK() && !s.settings.KeepGoing {
+		if !o.status.OK() && !o.noSubstitute && !s.settings.KeepGoing {
 			s.over = true
 		}
 	}

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -27,6 +28,22 @@ func KillUser(u User) error {
 	}
 	return err
 }
+
+// UserNamespaces reports whether the kernel and what is around us let an
+// ordinary user with CAP_SYS_ADMIN make user namespaces.
+var UserNamespaces = sync.OnceValue(func() bool {
+	p := new(program)
+	p.identity(&Config{Isolated: true, UserNamespace: true, User: User{Switch: true, UID: nobody, GID: nobody}})
+	p.call("exit", unix.SYS_EXIT_GROUP, num(0))
+	proc, err := launch(p, nil, 0)
+	if err != nil {
+		return false
+	}
+	st, err := proc.Wait()
+	return err == nil && st.WaitStatus == 0
+})
+
+const nobody = 65534
 
 // confineUser becomes a user for good.
 func (p *program) confineUser(u User) {
