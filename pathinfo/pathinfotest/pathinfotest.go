@@ -45,6 +45,7 @@ func Run(t *testing.T, newService func(t testing.TB) pathinfo.Service) {
 		{"Closure", testClosure},
 		{"DrvOutputs", testDrvOutputs},
 		{"Graph", testGraph},
+		{"GraphSparse", testGraphSparse},
 		{"Touch", testTouch},
 		{"Realisations", testRealisations},
 		{"RealisationsDeleted", testRealisationsDeleted},

@@ -150,6 +150,33 @@ func testGraph(t *testing.T, s pathinfo.Service) {
 	}
 }
 
+// testGraphSparse has far more paths deleted than are left.
+func testGraphSparse(t *testing.T, s pathinfo.Service) {
+	const n = 4000
+	var infos []pathinfo.PathInfo
+	var paths []storepath.Path
+	for i := range n {
+		infos = append(infos, Info(i))
+		paths = append(paths, Path(i))
+	}
+	register(t, s, infos...)
+	register(t, s, Info(n, Path(0)))
+	if err := s.Delete(t.Context(), paths[1:]); err != nil {
+		t.Fatal(err)
+	}
+	graph, err := s.Graph(t.Context())
+	if err != nil || len(graph) != 2 {
+		t.Fatalf("%d nodes, error %v", len(graph), err)
+	}
+	for _, node := range graph {
+		if node.Path == Path(n) {
+			checkPaths(t, node.References, Path(0))
+		} else {
+			checkPaths(t, node.References)
+		}
+	}
+}
+
 func testTouch(t *testing.T, s pathinfo.Service) {
 	ctx := t.Context()
 	register(t, s, Info(1), Info(2))

@@ -45,6 +45,9 @@ func (s *Service) register(ctx context.Context, infos []pathinfo.PathInfo, repla
 	if err != nil && !errors.As(err, &invalid) && !errors.As(err, &cycle) {
 		return fmt.Errorf("register %d paths: %w", len(infos), err)
 	}
+	if err == nil {
+		s.logger.Debug("registered paths", "paths", len(infos), "replace", replace)
+	}
 	return err
 }
 

@@ -42,6 +42,9 @@ func (s *Service) Delete(ctx context.Context, paths []storepath.Path) error {
 	if err != nil && !errors.As(err, &inUse) {
 		return fmt.Errorf("delete %d paths: %w", len(paths), err)
 	}
+	if err == nil {
+		s.logger.Debug("deleted paths", "paths", len(paths))
+	}
 	return err
 }
 

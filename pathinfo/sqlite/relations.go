@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,8 +27,10 @@ func (s *Service) Graph(ctx context.Context) ([]pathinfo.PathRefs, error) {
 
 // graph is the reference graph while it is being read.
 type graph struct {
-	nodes []pathinfo.PathRefs
-	index map[int64]int // of nodes, by id
+	nodes  []pathinfo.PathRefs // sorted by path
+	ids    []int64             // of nodes
+	dense  []int32             // by id: the index in nodes plus one, 0 for none
+	sparse map[int64]int32     // by id: the index in nodes; or dense
 }
 
 func (g *graph) load(tx *sqldb.Tx) error {
@@ -40,8 +43,35 @@ func (g *graph) load(tx *sqldb.Tx) error {
 	return g.loadOutputs(tx)
 }
 
+// makeIndex makes the index once all ids are known: a slice, unless many of the
+// ids were those of paths that are gone.
+func (g *graph) makeIndex() {
+	highest := slices.Max(append(g.ids, 0))
+	if highest > int64(16*len(g.ids)+1000) {
+		g.sparse = make(map[int64]int32, len(g.ids))
+		for i, id := range g.ids {
+			g.sparse[id] = int32(i)
+		}
+		return
+	}
+	g.dense = make([]int32, highest+1)
+	for i, id := range g.ids {
+		g.dense[id] = int32(i + 1)
+	}
+}
+
+func (g *graph) find(id int64) (int32, bool) {
+	if g.sparse != nil {
+		i, ok := g.sparse[id]
+		return i, ok
+	}
+	if id < 0 || id >= int64(len(g.dense)) || g.dense[id] == 0 {
+		return 0, false
+	}
+	return g.dense[id] - 1, true
+}
+
 func (g *graph) loadPaths(tx *sqldb.Tx) error {
-	g.index = make(map[int64]int)
 	rows := tx.Query(queryGraphPaths)
 	defer rows.Close()
 	for rows.Next() {
@@ -61,38 +91,44 @@ func (g *graph) loadPaths(tx *sqldb.Tx) error {
 			return err
 		}
 		n.RegistrationTime, n.LastUse = time.Unix(registered, 0), time.Unix(lastUse, 0)
-		g.index[id] = len(g.nodes)
+		g.ids = append(g.ids, id)
 		g.nodes = append(g.nodes, n)
 	}
+	g.makeIndex()
 	return rows.Err()
 }
 
 func (g *graph) loadRefs(tx *sqldb.Tx) error {
 	rows := tx.Query(queryGraphRefs)
 	defer rows.Close()
+	var order []int32 // of the references of one path: the nodes are sorted
 	for rows.Next() {
 		var referrer int64
 		var list string
 		if err := rows.Scan(&referrer, &list); err != nil {
 			return err
 		}
-		i, ok := g.index[referrer]
+		i, ok := g.find(referrer)
 		if !ok {
 			return fmt.Errorf("reference of unknown path %d", referrer)
 		}
-		refs := make([]storepath.Path, 0, strings.Count(list, ",")+1)
+		order = order[:0]
 		for number := range strings.SplitSeq(list, ",") {
 			id, err := strconv.ParseInt(number, 10, 64)
 			if err != nil {
 				return err
 			}
-			j, ok := g.index[id]
+			j, ok := g.find(id)
 			if !ok {
 				return fmt.Errorf("reference to unknown path %d", id)
 			}
-			refs = append(refs, g.nodes[j].Path)
+			order = append(order, j)
 		}
-		storepath.Sort(refs)
+		slices.Sort(order)
+		refs := make([]storepath.Path, len(order))
+		for k, j := range order {
+			refs[k] = g.nodes[j].Path
+		}
 		g.nodes[i].References = refs
 	}
 	return rows.Err()
@@ -107,7 +143,7 @@ func (g *graph) loadOutputs(tx *sqldb.Tx) error {
 		if err := rows.Scan(&drv, &output); err != nil {
 			return err
 		}
-		i, ok := g.index[drv]
+		i, ok := g.find(drv)
 		if !ok {
 			return fmt.Errorf("output of unknown derivation %d", drv)
 		}
