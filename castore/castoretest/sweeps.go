@@ -277,7 +277,7 @@ func testSweepUnderLoad(t *testing.T, suite Suite) {
 		workers.Add(1)
 		g.Go(func() error {
 			defer workers.Done()
-			for i := range uint64(60) {
+			for i := range uint64(30) {
 				if err := addAndForget(s, reg, (i*7+k)%12, i%3 == 0); err != nil {
 					return err
 				}
@@ -355,7 +355,7 @@ func addAndForget(s castore.Store, reg *registry, seed uint64, forget bool) erro
 func testSweepUnderReaders(t *testing.T, suite Suite) {
 	s := open(t, suite)
 	live := tree(t, s, 0)
-	big := random(4<<20, 1)
+	big := random(2<<20, 1)
 	put(t, s, big)
 	roots := castore.LiveNodes{live, {Kind: castore.KindFile, Digest: castore.Sum(big), Size: uint64(len(big))}}
 	stop := make(chan struct{})
@@ -377,7 +377,7 @@ func testSweepUnderReaders(t *testing.T, suite Suite) {
 			}
 		})
 	}
-	for i := range uint64(10) {
+	for i := range uint64(5) {
 		dead := tree(t, s, 100+i)
 		deadBig := random(2<<20, 100+i)
 		put(t, s, deadBig)

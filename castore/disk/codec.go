@@ -3,7 +3,6 @@ package disk
 import (
 	"encoding/binary"
 	"fmt"
-	"sync"
 
 	"github.com/klauspost/compress/s2"
 
@@ -23,25 +22,6 @@ const (
 // minSaving is the part of a block, as a shift, that compression must save:
 // below 1/16 reading raw is worth more.
 const minSaving = 4
-
-// recordBufs holds buffers for records on their way to a pack.
-var recordBufs sync.Pool
-
-func getBuf(n int) []byte {
-	if p, ok := recordBufs.Get().(*[]byte); ok && cap(*p) >= n {
-		return (*p)[:n]
-	}
-	return make([]byte, n, max(n, 512<<10))
-}
-
-// maxPooled bounds the buffers that are kept for later use.
-const maxPooled = 2 << 20
-
-func putBuf(b []byte) {
-	if cap(b) <= maxPooled {
-		recordBufs.Put(&b)
-	}
-}
 
 // encodeRecord returns a record that lacks only its place, in a buffer for
 // putBuf.

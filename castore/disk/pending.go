@@ -15,7 +15,8 @@ type pendingBlock struct {
 	kind   Kind
 	table  []tableEntry
 	ends   []uint32
-	raw    []byte // the contents; nil once they are in a pack
+	raw    []byte // the contents, from getBuf; nil once they are in a pack
+	lent   bool   // somebody may still be reading raw
 	rawLen int
 	at     place         // valid when appended
 	done   chan struct{} // closed when the block is appended or stuck
@@ -46,13 +47,14 @@ const (
 func (r pendingRef) location() location {
 	b := r.block
 	loc := location{block: b.id, slot: r.slot, kind: b.kind, size: b.table[r.slot].length, at: b.at}
-	switch {
-	case b.raw == nil:
-	case b.kind == KindData:
+	if b.raw == nil {
+		return loc
+	}
+	b.lent = true
+	loc.mem = b.raw
+	if b.kind == KindData {
 		end := b.ends[r.slot]
 		loc.mem = b.raw[end-uint32(loc.size) : end : end]
-	default:
-		loc.mem = b.raw
 	}
 	return loc
 }
@@ -76,7 +78,7 @@ func (s *Store) addShared(d castore.Digest, data []byte) (full *pendingBlock) {
 	}
 	if s.open == nil {
 		// Never grown: readers hold slices of it.
-		s.open = s.newPending(KindData, make([]byte, 0, blockTarget))
+		s.open = s.newPending(KindData, getBuf(blockTarget)[:0])
 	}
 	b := s.open
 	s.pending[d] = pendingRef{b, uint32(len(b.table))}
@@ -153,6 +155,9 @@ func (s *Store) writeBlock(b *pendingBlock) (place, error) {
 // appended records that a block is in a pack. The caller holds mu.
 func (s *Store) appended(b *pendingBlock, at place) {
 	b.at = at
+	if !b.lent {
+		putBuf(b.raw)
+	}
 	b.raw = nil
 	s.health.setGood(b.id)
 	s.unsynced = append(s.unsynced, b)

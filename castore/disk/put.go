@@ -1,7 +1,6 @@
 package disk
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 
@@ -74,7 +73,7 @@ func (s *Store) put(ctx context.Context, d castore.Digest, data []byte, dir bool
 	if len(data) <= maxShared {
 		s.submit(s.addShared(d, data))
 	} else {
-		s.submit(s.addOwn(d, KindData, uint64(len(data)), bytes.Clone(data)))
+		s.submit(s.addOwn(d, KindData, uint64(len(data)), cloneBuf(data)))
 	}
 	return nil
 }

@@ -22,7 +22,6 @@ func (s *Store) AppendRecord(ctx context.Context, key castore.Digest, payload []
 	if err := s.admit(ctx); err != nil {
 		return fmt.Errorf("append record: %w", err)
 	}
-	raw := append(make([]byte, 0, len(payload)), payload...)
-	s.submit(s.addOwn(key, KindPathInfo, uint64(len(payload)), raw))
+	s.submit(s.addOwn(key, KindPathInfo, uint64(len(payload)), cloneBuf(payload)))
 	return nil
 }

@@ -191,7 +191,7 @@ func (w *writer) storeChunk(chunk []byte) bool {
 		w.recipe.fail(err)
 		return false
 	}
-	data := append(make([]byte, 0, len(chunk)), chunk...)
+	data := cloneBuf(chunk)
 	w.slots <- struct{}{}
 	w.recipe.wg.Add(1)
 	job := func() {
@@ -222,12 +222,15 @@ func (w *writer) storeChunk(chunk []byte) bool {
 func (s *Store) putOwn(ctx context.Context, d castore.Digest, kind Kind, length uint64, raw []byte) error {
 	present, err := s.present(ctx, d, false)
 	if err != nil || present {
+		putBuf(raw)
 		return err
 	}
-	if b := s.addOwn(d, kind, length, raw); b != nil {
-		return s.store(b)
+	b := s.addOwn(d, kind, length, raw)
+	if b == nil {
+		putBuf(raw)
+		return nil
 	}
-	return nil
+	return s.store(b)
 }
 
 // Commit implements [castore.BlobWriter].

@@ -41,7 +41,11 @@ func (db *DB) checkpointLoop(c *conn) {
 	}
 }
 
+// runCheckpoint makes a passive checkpoint. Only one can run at a time: SQLite
+// would let the second do nothing, and the writer must not go on then.
 func (db *DB) runCheckpoint(c *conn) {
+	db.checkpointMu.Lock()
+	defer db.checkpointMu.Unlock()
 	if err := c.exec("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
 		db.opts.Logger.Warn("checkpoint failed", "database", db.path, "err", err)
 	}

@@ -89,12 +89,15 @@ type DB struct {
 	// one that was not opened yet.
 	readers chan *conn
 
-	checkpoint chan struct{}
-	reserve    reserve
+	checkpoint   chan struct{}
+	checkpointMu sync.Mutex // held while a checkpoint runs
+	reserve      reserve
 
-	closing   chan struct{}
-	closeOnce sync.Once
-	wg        sync.WaitGroup
+	closing     chan struct{} // closed to end the checkpoints
+	closeWriter chan struct{} // closed to end the writer, after all others
+	written     chan struct{} // closed when the writer has ended
+	closeOnce   sync.Once
+	wg          sync.WaitGroup // the goroutine that makes checkpoints
 	// active counts calls, which Close waits for; mu orders its first Add
 	// before Close's Wait.
 	mu     sync.Mutex
@@ -111,13 +114,15 @@ func Open(path string, opts Options) (*DB, error) {
 	}
 	opts = opts.withDefaults()
 	db := &DB{
-		path:       path,
-		opts:       opts,
-		writes:     make(chan *writeRequest, maxBatch),
-		readers:    make(chan *conn, opts.Readers),
-		checkpoint: make(chan struct{}, 1),
-		reserve:    reserve{path: path + "-reserve", size: opts.ReserveBytes, logger: opts.Logger},
-		closing:    make(chan struct{}),
+		path:        path,
+		opts:        opts,
+		writes:      make(chan *writeRequest, maxBatch),
+		readers:     make(chan *conn, opts.Readers),
+		checkpoint:  make(chan struct{}, 1),
+		reserve:     reserve{path: path + "-reserve", size: opts.ReserveBytes, logger: opts.Logger},
+		closing:     make(chan struct{}),
+		closeWriter: make(chan struct{}),
+		written:     make(chan struct{}),
 	}
 	writer, err := openConn(path, opts, true)
 	if err != nil {
@@ -132,7 +137,7 @@ func Open(path string, opts Options) (*DB, error) {
 		db.readers <- nil
 	}
 	db.reserve.fill()
-	db.wg.Add(2)
+	db.wg.Add(1)
 	go db.writeLoop(writer)
 	go db.checkpointLoop(checkpointer)
 	return db, nil
@@ -141,8 +146,8 @@ func Open(path string, opts Options) (*DB, error) {
 // Path returns the absolute path of the database file.
 func (db *DB) Path() string { return db.path }
 
-// Close waits for running calls, empties the write-ahead log and closes the
-// database. Closing twice is harmless.
+// Close waits for running calls and closes the database. The last connection to
+// close, the writer's, empties the write-ahead log. Closing twice is harmless.
 func (db *DB) Close() error {
 	db.mu.Lock()
 	db.closed = true
@@ -156,6 +161,8 @@ func (db *DB) Close() error {
 				c.close()
 			}
 		}
+		close(db.closeWriter)
+		<-db.written
 	})
 	return nil
 }

@@ -64,20 +64,14 @@ func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
 
 // writeLoop owns the writing connection.
 func (db *DB) writeLoop(c *conn) {
-	defer db.wg.Done()
-	defer func() {
-		// Nothing writes or reads any more: the log can go.
-		if err := c.exec("PRAGMA wal_checkpoint(TRUNCATE)"); err != nil {
-			db.opts.Logger.Warn("checkpoint at close failed", "database", db.path, "err", err)
-		}
-		c.close()
-	}()
+	defer close(db.written)
+	defer c.close()
 	batch := make([]*writeRequest, 0, maxBatch)
 	for {
 		select {
 		case req := <-db.writes:
 			batch = append(batch[:0], req)
-		case <-db.closing:
+		case <-db.closeWriter:
 			return
 		}
 	more:
