@@ -133,6 +133,29 @@ func (l Layout) PrepareMountPoint(allowSymlinks bool) error {
 	return nil
 }
 
+// ErrNotEmpty means that a mount would hide what lies in the store folder.
+var ErrNotEmpty = errors.New("the store folder is not empty")
+
+// RequireEmpty is ErrNotEmpty if there is something below the mount point that a running system
+// may live on. Folders of Nix's own that begin with a dot, such as .links, do not count, nor does
+// a mount whose server has died.
+func (l Layout) RequireEmpty() error {
+	entries, err := os.ReadDir(string(l.Store))
+	if err != nil {
+		return fmt.Errorf("look at the store folder: %w", err)
+	}
+	count := 0
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") {
+			count++
+		}
+	}
+	if count > 0 {
+		return fmt.Errorf("mount on '%s': %w: %d entries would be hidden", l.Store, ErrNotEmpty, count)
+	}
+	return nil
+}
+
 // RefuseInside is an error if path, with all links followed, lies in the store folder: what it
 // names would vanish behind the mount.
 func (l Layout) RefuseInside(what, path string) error {

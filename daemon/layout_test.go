@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -123,6 +124,25 @@ func TestRefuseInside(t *testing.T) {
 		if (err != nil) != inside {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestRequireEmpty(t *testing.T) {
+	l := layoutIn(t.TempDir())
+	if err := l.PrepareMountPoint(true); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(string(l.Store), ".links"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.RequireEmpty(); err != nil {
+		t.Errorf("with .links alone: %v", err)
+	}
+	if err := os.Mkdir(filepath.Join(string(l.Store), "path"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.RequireEmpty(); !errors.Is(err, ErrNotEmpty) {
+		t.Errorf("with a path: %v", err)
 	}
 }
 

@@ -276,6 +276,15 @@ func TestFlagsFirst(t *testing.T) {
 	}
 }
 
+func TestMountedType(t *testing.T) {
+	if got := mountedType("/proc"); got != "proc" {
+		t.Errorf("/proc is %q", got)
+	}
+	if got := mountedType(t.TempDir()); got != "" {
+		t.Errorf("a plain folder is %q", got)
+	}
+}
+
 func TestHumanBytes(t *testing.T) {
 	for n, want := range map[uint64]string{
 		0: "0 bytes", 1023: "1023 bytes", 1024: "1.0 KiB", 1536: "1.5 KiB", 1 << 30: "1.0 GiB", 1<<64 - 1: "16.0 EiB",

@@ -43,6 +43,7 @@ none runs, by opening the store for this client alone.`,
 			&cli.BoolFlag{Name: "default-trust", Usage: "trust as nix.conf says (the default)"},
 			&cli.BoolFlag{Name: "process-ops", Usage: "with --stdio: never pass on to a running daemon"},
 			&cli.BoolFlag{Name: "no-mount", Usage: "do not mount the store: clients can talk to it, but neither read files nor build"},
+			&cli.BoolFlag{Name: "hide-existing", Usage: "mount over a store folder that is not empty"},
 			&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error", Value: "info", EnvVars: []string{"TVIXD_LOG_LEVEL"}},
 			&cli.BoolFlag{Name: "daemon", Hidden: true}, // nix-daemon ignores it, too
 		},
@@ -94,7 +95,7 @@ func newLogger(c *cli.Context) (*slog.Logger, error) {
 
 // daemonOptions reads the flags.
 func daemonOptions(c *cli.Context) (serverOptions, error) {
-	o := serverOptions{dataDir: c.String("data-dir"), mount: !c.Bool("no-mount")}
+	o := serverOptions{dataDir: c.String("data-dir"), mount: !c.Bool("no-mount"), hide: c.Bool("hide-existing")}
 	switch trusted, untrusted := c.Bool("force-trusted"), c.Bool("force-untrusted"); {
 	case trusted && untrusted:
 		return o, statusError{errors.New("--force-trusted and --force-untrusted exclude each other"), 2}

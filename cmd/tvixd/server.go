@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,7 @@ import (
 type serverOptions struct {
 	dataDir string
 	mount   bool
+	hide    bool     // what lies in the store folder
 	alone   bool     // no sockets: the only client is in this process
 	trust   wp.Trust // TrustUnknown: as nix.conf says
 }
@@ -75,7 +77,7 @@ func startServer(ctx context.Context, env *environment, o serverOptions, logger 
 		}
 	}
 	if o.mount {
-		if err := s.mountStore(); err != nil {
+		if err := s.mountStore(o.hide); err != nil {
 			return nil, err
 		}
 	}
@@ -136,8 +138,14 @@ func (s *server) listen() (err error) {
 }
 
 // mountStore shows the store as a file system, and what becomes valid or invalid at once.
-func (s *server) mountStore() error {
+func (s *server) mountStore(hide bool) error {
 	st := s.instance.store
+	// A mount of a tvixd, dead or alive, is fuse.Mount's to judge.
+	if !hide && !strings.HasPrefix(mountedType(string(s.layout.Store)), "fuse") {
+		if err := s.layout.RequireEmpty(); err != nil {
+			return fmt.Errorf("%w; move them away, or say --hide-existing", err)
+		}
+	}
 	mount, err := fuse.Mount(context.Background(), fuse.Options{ // it ends with close alone
 		Mountpoint:          string(s.layout.Store),
 		Roots:               st.Roots(),
@@ -157,6 +165,24 @@ func (s *server) mountStore() error {
 		Removed: func(paths []storepath.Path) { mount.Removed(baseNames(paths)) },
 	})
 	return nil
+}
+
+// mountedType is the type of the file system that is mounted on dir, or "". The kernel's table is
+// read, for a mount whose server hangs must not be looked at.
+func mountedType(dir string) string {
+	table, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return ""
+	}
+	dir = strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(dir)
+	found := ""
+	for line := range strings.Lines(string(table)) {
+		place, rest, ok := strings.Cut(line, " - ")
+		if fields := strings.Fields(place); ok && len(fields) > 4 && fields[4] == dir {
+			found, _, _ = strings.Cut(rest, " ") // the last one is on top
+		}
+	}
+	return found
 }
 
 func baseNames(paths []storepath.Path) []string {
