@@ -1,7 +1,6 @@
 package sandbox
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -108,50 +107,129 @@ func (l *lab) mustRun(t testing.TB, script string) string {
 	return out
 }
 
-func TestIsolatedWorld(t *testing.T) {
-	l := newLab(t, true)
-	l.cfg.Files = []File{{"passwd", "nixbld:x:1000:100::/build:/noshell\n"}, {"group", "nixbld:!:100:\n"}}
-	for script, want := range map[string]string{
-		"busybox id -u; busybox id -g; busybox id -G": "1000\n100\n100\n",
-		"busybox hostname":                            "localhost\n",
-		"echo $$":                                     "1\n",
-		"pwd":                                         "/build\n",
-		"umask":                                       "0022\n",
-		"busybox ls /":                                "bin\nbuild\ndev\netc\nnix\nproc\ntmp\n",
-		"busybox ls /nix/store":                       "",
-		"busybox stat -c '%a' / /build /tmp":          "750\n755\n755\n",
-		"busybox cat /proc/self/personality":          "00040000\n",
-		"busybox cat /proc/sys/kernel/domainname":     "(none)\n",
-		"busybox ls /proc/self/fd | busybox wc -l":    "4\n",
-		"busybox ifconfig lo | busybox grep -c UP":    "1\n",
-		"busybox grep -E 'CapInh|CapPrm|CapEff|CapAmb|NoNewPrivs|^Seccomp:|Groups' /proc/self/status": "Groups:\t \n" +
-			"CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapAmb:\t0000000000000000\n" +
-			"NoNewPrivs:\t1\nSeccomp:\t2\n",
-		"ulimit -c": "0\n",
-		"touch /x 2>&1; touch /etc/x 2>&1; touch /proc/x 2>/dev/null; touch /tmp/x /dev/shm/x /nix/store/x && echo ok": "sh: can't create /x\n",
-	} {
-		t.Run("", func(t *testing.T) {
-			script = strings.ReplaceAll(script, "busybox ", "/bin/sh_ ")
-			l := *l
-			l.cfg.Mounts = append(l.cfg.Mounts, Mount{Target: "/bin/sh_", Source: busybox, Kind: Regular})
-			_ = want
-			_ = l
+// What builders see is tested in package build; here is what a Config alone decides.
+func TestEnds(t *testing.T) {
+	for _, isolated := range []bool{true, false} {
+		t.Run(fmt.Sprint("isolated=", isolated), func(t *testing.T) {
+			l := newLab(t, isolated)
+			for script, want := range map[string]unix.WaitStatus{
+				"exit 0": 0, "exit 3": 3 << 8, "exit 255": 255 << 8, "sh -c 'exit 4'": 4 << 8,
+				"setsid sleep 1000 >/dev/null 2>&1 & exit 5": 5 << 8,
+			} {
+				if _, st, err := l.run(t, script); err != nil || st.WaitStatus != want {
+					t.Errorf("%s: status %#x, %v", script, st.WaitStatus, err)
+				}
+			}
 		})
+	}
+	// Process 1 of a namespace cannot be killed from within; others can.
+	l := newLab(t, false)
+	if _, st, err := l.run(t, "kill -9 $$"); err != nil || !st.Signaled() || st.Signal() != unix.SIGKILL {
+		t.Errorf("status %#x, %v", st.WaitStatus, err)
 	}
 }
 
-func TestPlay(t *testing.T) {
+func TestSetupErrors(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Config)
+		step   string
+		exec   bool
+		err    error
+	}{
+		"program": {func(c *Config) { c.Builder = "/nowhere" }, "execute '/nowhere'", true, unix.ENOENT},
+		"folder":  {func(c *Config) { c.Build = "/nowhere" }, "bind mount '/nowhere' to 'build'", false, unix.ENOENT},
+		"input": {func(c *Config) { c.Inputs = []Input{{Base: "none"}} },
+			"bind mount '.store/none' to 'nix/store/none'", false, unix.ENOENT},
+		"size": {func(c *Config) { c.ShmSize = "nonsense" }, "mount 'dev/shm'", false, unix.EINVAL},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t, true)
+			c.change(&l.cfg)
+			_, _, err := l.run(t, "exit 0")
+			var setup *SetupError
+			if !errors.As(err, &setup) || setup.Step != c.step || setup.Exec != c.exec || !errors.Is(err, c.err) {
+				t.Errorf("%#v", err)
+			}
+		})
+	}
+	if _, err := NewWorld("/nowhere", "/tmp", "/tmp", "/tmp"); os.Getuid() == 0 && !errors.Is(err, unix.ENOENT) {
+		t.Error(err)
+	}
 	l := newLab(t, true)
-	l.cfg.Mounts = append(l.cfg.Mounts, Mount{Target: "/bin/busybox", Source: busybox, Kind: Regular})
-	l.cfg.MaxProcesses = 1000
-	fmt.Println(l.mustRun(t, "PATH=/; b=/bin/busybox; $b id; $b mount; $b ls -l / /dev /nix/store; $b cat /proc/self/status; $b ls -l /proc/self/fd; $b ifconfig -a; $b mkdir /nix/store/x; $b chmod 4755 /nix/store/x; $b ps; ulimit -a; $b cat /proc/self/personality"))
-	l = newLab(t, false)
-	fmt.Println(l.run(t, "PATH=/; b=/bin/busybox; $b id; $b ps; $b mount | $b tail -4; $b mkdir $PWD/../seen/x; $b touch /root/x; $b cat /proc/self/status | $b head -20"))
-	fmt.Println(l.run(t, "kill -9 $$"))
-	fmt.Println(l.run(t, "exit 3"))
-	fmt.Println(l.run(t, "/bin/busybox setsid /bin/busybox sleep 1000 & exit 4"))
-	l.cfg.Builder = "/nope"
-	fmt.Println(l.run(t, "kill -9 $$"))
+	l.cfg.Env = []string{"a=b\x00c"}
+	if _, err := Start(&l.cfg); err == nil {
+		t.Error("a NUL byte passed")
+	}
+}
+
+// The file system filter holds for every way to call the kernel.
+func TestModesOfUsers(t *testing.T) {
+	l := newLab(t, true)
+	l.cfg.UserNamespace = false
+	if got := l.mustRun(t, "id -u; id -g"); got != fmt.Sprintf("%d\n%d\n", testUID, testUID) {
+		t.Errorf("without a user namespace: %q", got)
+	}
+	l.cfg.AllowNewPrivileges = true
+	if got := l.mustRun(t, "grep -E 'NoNewPrivs|Seccomp:' /proc/self/status"); got != "NoNewPrivs:\t0\nSeccomp:\t2\n" {
+		t.Errorf("with new privileges: %q", got)
+	}
+	l.cfg.UserNamespace = true
+	if got := l.mustRun(t, "id -u; grep -E 'NoNewPrivs|CapEff' /proc/self/status"); got != "1000\nCapEff:\t0000000000000000\nNoNewPrivs:\t0\n" {
+		t.Errorf("with both: %q", got)
+	}
+}
+
+func TestInputsAreReadOnly(t *testing.T) {
+	l := newLab(t, true)
+	l.cfg.User = User{} // even for root
+	if err := os.MkdirAll(l.path("store/dir/sub"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for name, contents := range map[string]string{"store/file": "f", "store/dir/x": "x"} {
+		if err := os.WriteFile(l.path(name), []byte(contents), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("dir/x", l.path("store/link")); err != nil {
+		t.Fatal(err)
+	}
+	l.cfg.Inputs = []Input{{Base: "dir"}, {Base: "file", Kind: Regular}, {Base: "link", Kind: Symlink, Target: "dir/x"}}
+	got := l.mustRun(t, `cd /nix/store; cat file link dir/x; ls; for f in file dir/x dir/new; do echo y > $f; done 2>&1; mv dir d 2>&1; touch out`)
+	want := "fxxdir\nfile\nlink\n"
+	if !strings.HasPrefix(got, want) || strings.Count(got, "Read-only file system") != 3 || !strings.Contains(got, "mv: ") {
+		t.Errorf("%q", got)
+	}
+	if b, err := os.ReadFile(l.path("store/dir/x")); string(b) != "x" {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestKillUser(t *testing.T) {
+	l := newLab(t, false)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	l.cfg.Output, l.cfg.Args = w, []string{"sh", "-c", "echo x; exec sleep 1000"}
+	p, err := Start(&l.cfg)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := KillUser(l.cfg.User); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Fatal(err)
+	}
+	p.Kill()
+	if st, err := p.Wait(); err != nil || !st.Signaled() {
+		t.Errorf("%#x, %v", st.WaitStatus, err)
+	}
 }
 
 func BenchmarkStart(b *testing.B) {
@@ -164,7 +242,3 @@ func BenchmarkStart(b *testing.B) {
 		})
 	}
 }
-
-var _ = bytes.Equal
-var _ = errors.Is
-var _ = unix.Kill
