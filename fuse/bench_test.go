@@ -28,7 +28,7 @@ func remount(b *testing.B, o Options, dir string) *Server {
 }
 
 // cold runs f on a fresh mount each time, warm on one that was used before.
-func cold(b *testing.B, o Options, f func(dir string)) {
+func cold(b *testing.B, o Options, f func(b *testing.B, dir string)) {
 	if cannotMount != nil {
 		b.Skip("cannot mount here: ", cannotMount)
 	}
@@ -37,7 +37,7 @@ func cold(b *testing.B, o Options, f func(dir string)) {
 		b.StopTimer()
 		s := remount(b, o, dir)
 		b.StartTimer()
-		f(dir)
+		f(b, dir)
 		b.StopTimer()
 		if err := s.Close(); err != nil {
 			b.Fatal(err)
@@ -46,15 +46,15 @@ func cold(b *testing.B, o Options, f func(dir string)) {
 	}
 }
 
-func warm(b *testing.B, o Options, f func(dir string)) {
+func warm(b *testing.B, o Options, f func(b *testing.B, dir string)) {
 	m := mountTest(b, o)
-	f(m.dir)
+	f(b, m.dir)
 	for b.Loop() {
-		f(m.dir)
+		f(b, m.dir)
 	}
 }
 
-func both(b *testing.B, o Options, f func(dir string)) {
+func both(b *testing.B, o Options, f func(b *testing.B, dir string)) {
 	b.Run("cold", func(b *testing.B) { cold(b, o, f) })
 	b.Run("warm", func(b *testing.B) { warm(b, o, f) })
 }
@@ -62,7 +62,7 @@ func both(b *testing.B, o Options, f func(dir string)) {
 func BenchmarkLookup(b *testing.B) {
 	const n = 4000
 	o := wideOptions(b, n)
-	both(b, o, func(dir string) {
+	both(b, o, func(b *testing.B, dir string) {
 		var st syscall.Stat_t
 		for i := range n {
 			if err := syscall.Lstat(fmt.Sprintf("%s/wide/entry-%06d", dir, i), &st); err != nil {
@@ -93,7 +93,7 @@ func wideOptions(b *testing.B, n int) Options {
 }
 
 func BenchmarkListWide(b *testing.B) {
-	both(b, wideOptions(b, 100_000), func(dir string) {
+	both(b, wideOptions(b, 100_000), func(b *testing.B, dir string) {
 		entries, err := os.ReadDir(dir + "/wide")
 		if err != nil || len(entries) != 100_000 {
 			b.Fatal(len(entries), err)
@@ -121,7 +121,7 @@ func BenchmarkSequentialRead(b *testing.B) {
 	}
 	roots := fusetest.NewRoots(map[string]castore.Node{"large": {Kind: castore.KindFile, Digest: d, Size: n}})
 	buf := make([]byte, 256<<10)
-	read := func(dir string) {
+	read := func(b *testing.B, dir string) {
 		f, err := os.Open(dir + "/large")
 		if err != nil {
 			b.Fatal(err)
@@ -153,19 +153,19 @@ func goTree(b *testing.B) (o Options, disk string) {
 
 // tree runs a benchmark of a whole tree: on a mount cold and warm, and on the
 // disk with all in the page cache.
-func tree(b *testing.B, f func(dir string)) {
+func tree(b *testing.B, f func(b *testing.B, dir string)) {
 	o, disk := goTree(b)
-	both(b, o, func(dir string) { f(dir + "/src") })
+	both(b, o, func(b *testing.B, dir string) { f(b, dir+"/src") })
 	b.Run("disk", func(b *testing.B) {
-		f(disk)
+		f(b, disk)
 		for b.Loop() {
-			f(disk)
+			f(b, disk)
 		}
 	})
 }
 
 func BenchmarkStatTree(b *testing.B) {
-	tree(b, func(dir string) {
+	tree(b, func(b *testing.B, dir string) {
 		err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil {
 				return err
@@ -179,14 +179,14 @@ func BenchmarkStatTree(b *testing.B) {
 	})
 }
 
-func BenchmarkFind(b *testing.B) { tree(b, command(b, "find", "-type", "f")) }
+func BenchmarkFind(b *testing.B) { tree(b, command("find", "-type", "f")) }
 
-func BenchmarkTar(b *testing.B) { tree(b, command(b, "tar", "-cf", "-")) }
+func BenchmarkTar(b *testing.B) { tree(b, command("tar", "-cf", "-")) }
 
 // command runs a program on the tree; tar notices if it writes to /dev/null, so
 // its output is read by cat.
-func command(b *testing.B, name string, args ...string) func(dir string) {
-	return func(dir string) {
+func command(name string, args ...string) func(b *testing.B, dir string) {
+	return func(b *testing.B, dir string) {
 		script := `"$@" | cat >/dev/null`
 		argv := append([]string{"-c", script, "sh", name}, args...)
 		if name == "find" {
@@ -194,8 +194,12 @@ func command(b *testing.B, name string, args ...string) func(dir string) {
 		} else {
 			argv = append(argv, "-C", dir, ".")
 		}
-		if out, err := exec.Command("sh", argv...).CombinedOutput(); err != nil {
+		cmd := exec.Command("sh", argv...)
+		if out, err := cmd.CombinedOutput(); err != nil {
 			b.Fatalf("%s: %v: %s", name, err, out)
 		}
+		// On a busy machine the program's own time tells more than the clock.
+		used := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		b.ReportMetric(float64(used.Microseconds())/1000, "cpu-ms/last")
 	}
 }
