@@ -48,6 +48,10 @@ func findRoots(ctx context.Context, s *session, _ *wp.EmptyRequest) (*wp.FindRoo
 }
 
 func collectGarbage(ctx context.Context, s *session, q *wp.CollectGarbageRequest) (*wp.CollectGarbageResponse, error) {
+	if q.DeleteReferrers || !q.WholeStore && q.Action != wp.GCDeleteSpecific {
+		// Only with a feature that is not offered; never to be taken for the whole store.
+		return nil, errors.New("collecting the garbage among given paths is not supported")
+	}
 	result, err := s.d.opts.Collector.Collect(ctx, gc.Request{
 		Action:          gc.Action(q.Action),
 		Paths:           q.Paths,

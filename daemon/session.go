@@ -60,7 +60,7 @@ func (d *Daemon) serve(c client) {
 	closeEarly := context.AfterFunc(ctx, func() { c.conn.Close() })
 	conn, err := wp.Accept(c.conn, wp.ServerOptions{
 		Dir:           d.opts.Store.Dir(),
-		Features:      wp.DaemonFeatures,
+		Features:      features,
 		DaemonVersion: d.opts.Version,
 		Trust:         trust,
 		Admit:         func(wp.Protocol) error { return c.refused },
@@ -102,6 +102,9 @@ func (d *Daemon) serve(c client) {
 		c.logger.Info("a connection ended with an error", "operations", count, "error", err)
 	}
 }
+
+// features are those of the protocol's that the handlers know what to do with.
+const features = wp.FeatureRealisationWithPath
 
 // limits bounds what one request may make the daemon keep. Adding a text is the largest one: a
 // derivation has megabytes at most.

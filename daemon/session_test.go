@@ -290,3 +290,43 @@ func TestBuildsThatNeedNoBuilder(t *testing.T) {
 	err = c.BuildPaths(ctx, []wp.DerivedPath{{Path: pathFor(t, "a.drv"), Via: []string{"out"}, All: true}}, wp.BuildNormal)
 	wantError(t, "a dynamic derivation", err, "is not supported")
 }
+
+// Newer clients name outputs by the derivation's path; it is the same output.
+func TestRealisationsByPath(t *testing.T) {
+	d := newDaemon(t, setup{config: "experimental-features = ca-derivations"})
+	ctx := t.Context()
+	c, err := wp.NewClient(ctx, d.dialRaw(t), wp.ClientOptions{Dir: d.layout.Store, Features: wp.AllFeatures})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if got := c.Protocol().Features; got != wp.FeatureRealisationWithPath {
+		t.Errorf("features %v", got)
+	}
+	drv, _ := addDerivation(t, d, c, "some", "out")
+	path := addUnsigned(t, c, "path", "contents")
+	id := wp.DrvOutput{Drv: drv, Output: "out"}
+	if r, err := c.QueryRealisation(ctx, id); r != nil || err != nil {
+		t.Errorf("before: %v, %v", r, err)
+	}
+	if err := c.RegisterDrvOutput(ctx, wp.Realisation{ID: id, OutPath: path}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := c.QueryRealisation(ctx, id); err != nil || r == nil || r.OutPath != path {
+		t.Errorf("after: %v, %v", r, err)
+	}
+	text, err := d.opts.Store.ReadDerivation(ctx, drv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	modulo, err := d.opts.Store.Hasher().HashModulo(text, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := d.dial(t, 0)
+	if r, err := old.QueryRealisation(ctx, wp.DrvOutput{Hash: modulo.Hash, Output: "out"}); err != nil || r == nil || r.OutPath != path {
+		t.Errorf("by hash: %v, %v", r, err)
+	}
+	_, err = c.QueryRealisation(ctx, wp.DrvOutput{Drv: pathFor(t, "absent.drv"), Output: "out"})
+	wantError(t, "of an absent derivation", err, "is not valid")
+}
