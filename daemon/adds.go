@@ -18,7 +18,7 @@ func addToStore(ctx context.Context, s *session, q *wp.AddToStoreRequest) (*wp.A
 		add = s.store().AddCAFromNAR
 	}
 	var info *pathinfo.PathInfo
-	err := s.keeping(func() (p storepath.Path, err error) {
+	err := s.keeping(ctx, func() (p storepath.Path, err error) {
 		info, err = add(ctx, q.Name, q.Method, q.Algo, q.References, s.conn.Data(), q.Repair)
 		if err != nil {
 			return storepath.Path{}, err
@@ -33,22 +33,25 @@ func addToStore(ctx context.Context, s *session, q *wp.AddToStoreRequest) (*wp.A
 
 func addTextToStore(ctx context.Context, s *session, q *wp.AddTextToStoreRequest) (*wp.PathResponse, error) {
 	var path storepath.Path
-	err := s.keeping(func() (p storepath.Path, err error) {
+	err := s.keeping(ctx, func() (p storepath.Path, err error) {
 		path, err = s.store().AddText(ctx, q.Name, []byte(q.Text), q.References)
 		return path, err
 	})
 	return &wp.PathResponse{Path: path}, err
 }
 
-// keeping runs add and leases the path that it adds. That path is not known before, and between
-// the end of the add and the lease a collection could take it: so an heir is there for what the
-// add held.
-func (s *session) keeping(add func() (storepath.Path, error)) error {
-	heir := s.store().Heir()
-	defer heir.Release()
+// keeping runs add, which makes a path valid whose name is not known before, and leases the
+// path. In the moment between, a collection may take a path that was there already; what is not
+// valid afterwards was not added.
+func (s *session) keeping(ctx context.Context, add func() (storepath.Path, error)) error {
 	path, err := add()
-	if err == nil {
-		s.lease.Add(path)
+	if err != nil {
+		return err
+	}
+	s.lease.Add(path)
+	valid, err := s.isValid(ctx, path)
+	if err == nil && !valid {
+		err = fmt.Errorf("path '%s' was deleted by a collection while it was added; try again", s.printPath(path))
 	}
 	return err
 }

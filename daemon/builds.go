@@ -138,7 +138,7 @@ func buildDerivation(ctx context.Context, s *session, q *wp.BuildDerivationReque
 	path := q.Path
 	if !s.trusted {
 		// The path that the client gave may be another derivation's.
-		err := s.keeping(func() (p storepath.Path, err error) {
+		err := s.keeping(ctx, func() (p storepath.Path, err error) {
 			path, err = s.store().AddText(ctx, drv.Name+storepath.DrvExtension, drv.Format(s.store().Dir()), drv.References())
 			return path, err
 		})
