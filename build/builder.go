@@ -132,6 +132,7 @@ func (b *Builder) Close() error {
 	b.mu.Unlock()
 	b.cancel()
 	b.tasks.Wait()
+	b.users.close()
 	return b.scratch.close()
 }
 

@@ -2,6 +2,7 @@ package build
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/tvixd/tvixd/pathinfo"
@@ -12,12 +13,17 @@ import (
 type outputChecks struct {
 	ignoreSelf              bool // in requisites
 	maxSize, maxClosureSize *uint64
-	allowedReferences       []string
-	allowedRequisites       []string
-	disallowedReferences    []string
-	disallowedRequisites    []string
-	hasAllowedReferences    bool
-	hasAllowedRequisites    bool
+	allowedReferences       referenceList
+	allowedRequisites       referenceList
+	disallowedReferences    referenceList
+	disallowedRequisites    referenceList
+}
+
+// referenceList is store paths and names of outputs. An empty one is not the
+// same as none.
+type referenceList struct {
+	paths []string
+	given bool
 }
 
 // checkOutputs applies the demands of a derivation to its new outputs.
@@ -40,47 +46,53 @@ func (a *attempt) checkOutputs(infos map[string]*pathinfo.PathInfo) error {
 
 // outputChecks reads the demands on an output.
 func (a *attributes) outputChecks(output string) (c outputChecks, err error) {
-	list := func(name string) []string { return nil }
-	has := func(string) bool { return false }
 	if a.structured == nil {
 		c.ignoreSelf = true
-		list = func(name string) []string { return tokens(a.drv.Env[name]) }
-		has = func(name string) bool { _, ok := a.drv.Env[name]; return ok }
-	} else {
-		all, _ := a.structured["outputChecks"].(map[string]any)
-		checks, ok := all[output].(map[string]any)
+		return c, c.readLists(func(name string) ([]string, bool, error) {
+			v, ok := a.drv.Env[name]
+			return tokens(v), ok, nil
+		})
+	}
+	all, _ := a.structured["outputChecks"].(map[string]any)
+	checks, ok := all[output].(map[string]any)
+	if !ok {
+		return c, nil
+	}
+	for name, into := range map[string]**uint64{"maxSize": &c.maxSize, "maxClosureSize": &c.maxClosureSize} {
+		v, ok := checks[name]
 		if !ok {
-			return c, nil
+			continue
 		}
-		has = func(name string) bool { _, ok := checks[name]; return ok }
-		list = func(name string) []string {
-			v, ok := checks[name]
-			if !ok {
-				return nil
-			}
-			l, good := toStrings(v)
-			if !good {
-				err = a.wrongType(name, "a list of strings")
-			}
-			return l
+		n, good := toSize(v)
+		if !good {
+			return c, a.wrongType(name, "a number of bytes")
 		}
-		for name, into := range map[string]**uint64{"maxSize": &c.maxSize, "maxClosureSize": &c.maxClosureSize} {
-			v, ok := checks[name]
-			if !ok {
-				continue
-			}
-			n, good := toSize(v)
-			if !good {
-				return c, a.wrongType(name, "a number of bytes")
-			}
-			*into = &n
+		*into = &n
+	}
+	return c, c.readLists(func(name string) ([]string, bool, error) {
+		v, ok := checks[name]
+		if !ok {
+			return nil, false, nil
+		}
+		list, good := toStrings(v)
+		if !good {
+			return nil, false, a.wrongType(name, "a list of strings")
+		}
+		return list, true, nil
+	})
+}
+
+// readLists reads the demands on references.
+func (c *outputChecks) readLists(read func(name string) ([]string, bool, error)) (err error) {
+	for name, into := range map[string]*referenceList{
+		"allowedReferences": &c.allowedReferences, "allowedRequisites": &c.allowedRequisites,
+		"disallowedReferences": &c.disallowedReferences, "disallowedRequisites": &c.disallowedRequisites,
+	} {
+		if into.paths, into.given, err = read(name); err != nil {
+			return err
 		}
 	}
-	c.allowedReferences, c.hasAllowedReferences = list("allowedReferences"), has("allowedReferences")
-	c.allowedRequisites, c.hasAllowedRequisites = list("allowedRequisites"), has("allowedRequisites")
-	c.disallowedReferences = list("disallowedReferences")
-	c.disallowedRequisites = list("disallowedRequisites")
-	return c, err
+	return nil
 }
 
 func toSize(v any) (uint64, bool) {
@@ -98,9 +110,8 @@ func (a *attempt) applyChecks(c outputChecks, info *pathinfo.PathInfo, infos map
 	if c.maxSize != nil && info.NarSize > *c.maxSize {
 		return rejected("path '%s' is too large at %v bytes; limit is %v bytes", full, info.NarSize, *c.maxSize)
 	}
-	needClosure := c.maxClosureSize != nil || c.hasAllowedRequisites || len(c.disallowedRequisites) > 0
 	var closure []storepath.Path
-	if needClosure {
+	if c.maxClosureSize != nil || c.allowedRequisites.given || c.disallowedRequisites.given {
 		var size uint64
 		var err error
 		if closure, size, err = a.outputClosure(info.Path, infos); err != nil {
@@ -110,29 +121,23 @@ func (a *attempt) applyChecks(c outputChecks, info *pathinfo.PathInfo, infos map
 			return rejected("closure of path '%s' is too large at %v bytes; limit is %v bytes", full, size, *c.maxClosureSize)
 		}
 	}
-	requisites := closure
 	if c.ignoreSelf {
-		requisites = nil
-		for _, p := range closure {
-			if p != info.Path {
-				requisites = append(requisites, p)
-			}
-		}
+		closure = slices.DeleteFunc(closure, func(p storepath.Path) bool { return p == info.Path })
 	}
 	for _, r := range []struct {
-		applies, allowed bool
-		spec             []string
-		used             []storepath.Path
+		list    referenceList
+		allowed bool
+		used    []storepath.Path
 	}{
-		{c.hasAllowedReferences, true, c.allowedReferences, info.References},
-		{c.hasAllowedRequisites, true, c.allowedRequisites, requisites},
-		{len(c.disallowedReferences) > 0, false, c.disallowedReferences, info.References},
-		{len(c.disallowedRequisites) > 0, false, c.disallowedRequisites, requisites},
+		{c.allowedReferences, true, info.References},
+		{c.allowedRequisites, true, closure},
+		{c.disallowedReferences, false, info.References},
+		{c.disallowedRequisites, false, closure},
 	} {
-		if !r.applies {
+		if !r.list.given {
 			continue
 		}
-		if err := a.checkReferences(r.spec, r.allowed, r.used, full, infos); err != nil {
+		if err := a.checkReferences(r.list.paths, r.allowed, r.used, full, infos); err != nil {
 			return err
 		}
 	}

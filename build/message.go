@@ -41,11 +41,6 @@ func logError(sink Sink, msg string) {
 	sink.Log(LevelError, ansiRed+"error:"+ansiNormal+" "+msg)
 }
 
-// logWarning is logError for warnings.
-func logWarning(sink Sink, msg string) {
-	sink.Log(LevelWarn, ansiMagenta+"warning:"+ansiNormal+" "+msg)
-}
-
 // describe says how a process ended, in Nix's words.
 func describe(st unix.WaitStatus) string {
 	switch {

@@ -2,6 +2,7 @@ package build
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,7 +21,9 @@ import (
 )
 
 // Isolated builds without build users run under uids of their own from this
-// one on, which is where Nix takes automatic uids from.
+// one on, which is where Nix takes automatic uids from. A daemon that uses one
+// holds an abstract socket of its name, so that two daemons never use the same
+// one, and a uid whose daemon was killed is free at once.
 const (
 	firstOwnUID = 872415232
 	ownUIDs     = 1024
@@ -45,6 +48,21 @@ func newUserPools(stateDir string) *userPools {
 	return &userPools{lockDir: filepath.Join(stateDir, "userpool"), pools: make(map[string]*userPool)}
 }
 
+// close gives back the uids that are ours.
+func (p *userPools) close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, pool := range p.pools {
+		pool.mu.Lock()
+		for _, fd := range pool.sockets {
+			unix.Close(fd)
+		}
+		clear(pool.sockets)
+		clear(pool.clean)
+		pool.mu.Unlock()
+	}
+}
+
 // membersFor is how long what a group's members are is believed.
 const membersFor = 10 * time.Second
 
@@ -55,7 +73,8 @@ func (p *userPools) pool(group string) (*userPool, error) {
 	if pool == nil {
 		pool = &userPool{
 			group: group, lockDir: p.lockDir,
-			busy: make(map[uint32]bool), clean: make(map[uint32]bool), freed: make(chan struct{}),
+			busy: make(map[uint32]bool), clean: make(map[uint32]bool), sockets: make(map[uint32]int),
+			freed: make(chan struct{}),
 		}
 		p.pools[group] = pool
 	}
@@ -72,8 +91,10 @@ type userPool struct {
 	users []sandbox.User  // of a group; guarded by mu
 	read  time.Time       // when users was read; guarded by mu
 	busy  map[uint32]bool // by uid; guarded by mu
-	clean map[uint32]bool // own uids that nothing runs under; guarded by mu
-	freed chan struct{}   // closed when a user is given back; guarded by mu
+	clean map[uint32]bool // own uids that nothing else runs under; guarded by mu
+
+	sockets map[uint32]int // of own uids that are ours; guarded by mu
+	freed   chan struct{}  // closed when a user is given back; guarded by mu
 }
 
 func (p *userPool) refresh() error {
@@ -115,59 +136,85 @@ func (p *userPool) acquire(ctx context.Context, waiting func()) (*buildUser, err
 // there is none, the channel is closed when one may be.
 func (p *userPool) tryAcquire() (_ *buildUser, freed <-chan struct{}, err error) {
 	p.mu.Lock()
-	candidates := p.users
-	if p.group == "" {
-		candidates = []sandbox.User{p.firstOwn()}
-	}
-	var u *buildUser
-	for _, c := range candidates {
-		if p.busy[c.UID] {
-			continue
-		}
-		var lock *os.File
-		if p.group != "" {
-			if lock, err = p.lock(c.UID); err != nil {
-				p.mu.Unlock()
-				return nil, nil, err
-			}
-			if lock == nil {
-				continue
-			}
-		}
-		p.busy[c.UID] = true
-		u = &buildUser{User: c, pool: p, lock: lock}
-		break
-	}
 	freed = p.freed
-	known := u != nil && p.clean[u.UID]
+	take := p.takeMember
+	if p.group == "" {
+		take = p.takeOwn
+	}
+	u, err := take()
+	if err != nil || u == nil {
+		p.mu.Unlock()
+		return nil, freed, cmp.Or(err, errNoUser)
+	}
+	p.busy[u.UID] = true
+	known := p.clean[u.UID]
 	p.mu.Unlock()
 
-	if u == nil {
-		return nil, freed, errNoUser
-	}
-	// Nobody but us uses our own uids, and what runs under one ends with its
-	// build; only an earlier daemon may have left something.
 	if !known {
 		if err := sandbox.KillUser(u.User); err != nil {
 			u.release()
 			return nil, nil, fmt.Errorf("kill processes of uid %d: %w", u.UID, err)
 		}
-		if p.group == "" {
-			p.mu.Lock()
-			p.clean[u.UID] = true
-			p.mu.Unlock()
-		}
+	}
+	if p.group == "" {
+		// Nobody else uses it, and what runs under it ends with its build.
+		p.mu.Lock()
+		p.clean[u.UID] = true
+		p.mu.Unlock()
 	}
 	return u, nil, nil
 }
 
-// firstOwn is the first free one of our own uids.
-func (p *userPool) firstOwn() sandbox.User {
-	uid := uint32(firstOwnUID)
-	for p.busy[uid] && uid < firstOwnUID+ownUIDs-1 {
-		uid++
+// takeMember takes a member of the group that nobody uses, or nil. The caller
+// holds mu.
+func (p *userPool) takeMember() (*buildUser, error) {
+	for _, c := range p.users {
+		if p.busy[c.UID] {
+			continue
+		}
+		lock, err := p.lock(c.UID)
+		if err != nil {
+			return nil, err
+		}
+		if lock != nil {
+			return &buildUser{User: c, pool: p, lock: lock}, nil
+		}
 	}
-	return sandbox.User{Switch: true, UID: uid, GID: uid}
+	return nil, nil
+}
+
+// takeOwn takes one of our own uids, or nil. The caller holds mu.
+func (p *userPool) takeOwn() (*buildUser, error) {
+	for uid := uint32(firstOwnUID); uid < firstOwnUID+ownUIDs; uid++ {
+		if p.busy[uid] {
+			continue
+		}
+		if p.sockets[uid] == 0 {
+			fd, err := claim(uid)
+			if errors.Is(err, unix.EADDRINUSE) {
+				continue
+			}
+			if err != nil {
+				return nil, fmt.Errorf("claim uid %d: %w", uid, err)
+			}
+			p.sockets[uid] = fd
+		}
+		return &buildUser{User: sandbox.User{Switch: true, UID: uid, GID: uid}, pool: p}, nil
+	}
+	return nil, nil
+}
+
+// claim binds the abstract socket that stands for a uid.
+func claim(uid uint32) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("@tvixd-build-uid-%d", uid)}); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // lock takes the lock that keeps other daemons from using a uid, or returns

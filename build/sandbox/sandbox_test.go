@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	testUID = 872415232
-	busybox = "/bin/busybox"
-)
+const busybox = "/bin/busybox"
+
+// testUID is ours alone, since tests kill what runs under it.
+var testUID = uint32(872300000 + os.Getpid()%100000)
 
 // lab is a set of folders for builders.
 type lab struct {
@@ -38,7 +38,7 @@ func newLab(t testing.TB, isolated bool) *lab {
 		}
 	}
 	for _, d := range []string{"build", "upper"} {
-		if err := os.Chown(l.path(d), testUID, testUID); err != nil {
+		if err := os.Chown(l.path(d), int(testUID), int(testUID)); err != nil {
 			t.Fatal(err)
 		}
 	}
