@@ -39,7 +39,7 @@ type setup struct {
 
 // newDaemon starts a daemon that is closed at the end of the test, and checked: whatever was done
 // to it, its store must be sound.
-func newDaemon(t *testing.T, s setup) *testDaemon {
+func newDaemon(t testing.TB, s setup) *testDaemon {
 	t.Helper()
 	ctx := context.Background()
 	layout := layoutIn(shortDir(t))

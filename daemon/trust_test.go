@@ -124,7 +124,7 @@ func TestSystemAccounts(t *testing.T) {
 }
 
 // shortDir is a temporary folder whose name leaves room in a socket address, whatever TMPDIR is.
-func shortDir(t *testing.T) string {
+func shortDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if len(dir) > 60 {
