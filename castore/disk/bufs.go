@@ -32,7 +32,7 @@ func getBuf(n int) []byte {
 func putBuf(b []byte) {
 	c := cap(b)
 	shift := bits.Len(uint(c)) - 1
-	if c != 1<<shift || shift < minBufShift || shift > maxBufShift {
+	if shift < minBufShift || shift > maxBufShift || c != 1<<shift {
 		return
 	}
 	bufPools[shift-minBufShift].Put(&b)

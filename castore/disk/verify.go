@@ -18,9 +18,8 @@ type verifier struct {
 	*Store
 	mu     sync.Mutex
 	report func(castore.Problem) // called under mu
-	// nameless are damaged blocks whose own table cannot be read; the index
-	// knows what was in them. Guarded by mu.
-	nameless map[uint64]castore.Problem
+	// bad are the damaged blocks. Guarded by mu.
+	bad map[uint64]castore.Problem
 }
 
 // Verify implements [castore.Keeper]. Every block is read from the medium, past
@@ -30,7 +29,7 @@ func (s *Store) Verify(ctx context.Context, report func(castore.Problem)) error 
 		return err
 	}
 	defer s.leave()
-	v := &verifier{Store: s, report: report, nameless: make(map[uint64]castore.Problem)}
+	v := &verifier{Store: s, report: report, bad: make(map[uint64]castore.Problem)}
 	if err := v.run(ctx); err != nil {
 		return fmt.Errorf("verify castore: %w", err)
 	}
@@ -155,7 +154,7 @@ func (v *verifier) checkBlock(ctx context.Context, b *blockRow, dst []byte) erro
 	}
 	where := fmt.Sprintf("pack %06d at %d", b.pack, b.offset)
 	if err != nil {
-		v.damaged(b, nil, castore.Problem{Where: where, Err: err})
+		v.damaged(b, castore.Problem{Where: where, Err: err})
 		return nil
 	}
 	defer putBuf(rec)
@@ -167,40 +166,35 @@ func (v *verifier) checkBlock(ctx context.Context, b *blockRow, dst []byte) erro
 		}
 	}
 	if err != nil {
-		v.damaged(b, table, castore.Problem{Where: where, Err: err})
+		v.damaged(b, castore.Problem{Where: where, Err: err})
 		return nil
 	}
 	v.health.setGood(b.id)
 	return nil
 }
 
-// damaged reports all objects in a block.
-func (v *verifier) damaged(b *blockRow, table []tableEntry, p castore.Problem) {
+// damaged notes a damaged block, of which the objects are named later.
+func (v *verifier) damaged(b *blockRow, p castore.Problem) {
 	v.damagedBlock(b.id, place{b.pack, b.offset, int64(b.length)}, p.Err)
-	if table == nil {
-		v.mu.Lock()
-		v.nameless[b.id] = p
-		v.mu.Unlock()
+	if b.kind == KindPathInfo {
+		p.Err = fmt.Errorf("%w: %w", castore.ErrCorrupt, p.Err)
+		v.problem(p)
 		return
 	}
-	for i := range table {
-		p := p
-		p.Digest = table[i].digest
-		p.Err = castore.Corrupt("object", p.Digest, p.Err)
-		v.problem(p)
-	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.bad[b.id] = p
 }
 
-// nameObjects reports the objects in blocks that do not tell themselves.
+// nameObjects reports the objects in damaged blocks. The index knows them, also
+// where a block cannot tell any more, and it knows which of them were healed.
 func (v *verifier) nameObjects(ctx context.Context) error {
-	if len(v.nameless) == 0 {
+	if len(v.bad) == 0 {
 		return nil
 	}
-	named := make(map[uint64]bool)
-	err := v.index.scan(ctx, func(rows []objectRow) error {
+	return v.index.scan(ctx, func(rows []objectRow) error {
 		for i := range rows {
-			if p, ok := v.nameless[rows[i].block]; ok {
-				named[rows[i].block] = true
+			if p, ok := v.bad[rows[i].block]; ok {
 				p.Digest = rows[i].digest
 				p.Err = castore.Corrupt("object", p.Digest, p.Err)
 				v.problem(p)
@@ -208,16 +202,6 @@ func (v *verifier) nameObjects(ctx context.Context) error {
 		}
 		return ctx.Err()
 	})
-	if err != nil {
-		return err
-	}
-	for id, p := range v.nameless {
-		if !named[id] {
-			p.Err = fmt.Errorf("%w: %w", castore.ErrCorrupt, p.Err)
-			v.problem(p)
-		}
-	}
-	return nil
 }
 
 // checkRecipes hashes all large blobs. Those with a damaged chunk fail here too,

@@ -13,3 +13,5 @@ var suite = castoretest.Suite{
 }
 
 func TestStore(t *testing.T) { castoretest.Run(t, suite) }
+
+func BenchmarkStore(b *testing.B) { castoretest.Bench(b, suite) }
