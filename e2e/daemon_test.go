@@ -47,8 +47,10 @@ func (w *world) launchWith(adapt func(*exec.Cmd)) *daemon {
 	if underTest() == "nix" {
 		cmd = exec.Command("nix-daemon", w.flags...)
 	}
-	// The daemon sees the clients' environment, but opens the store itself.
-	cmd.Env = slices.DeleteFunc(w.env(root), func(v string) bool { return strings.HasPrefix(v, "NIX_REMOTE=") })
+	// The daemon sees root's environment, but opens the store itself, and its
+	// temporary folder is one that build users may enter.
+	cmd.Env = append(slices.DeleteFunc(w.env(root), func(v string) bool { return strings.HasPrefix(v, "NIX_REMOTE=") }),
+		"TMPDIR="+filepath.Join(w.dir, "tmp"))
 	cmd.Dir = "/"
 	adapt(cmd)
 
@@ -157,6 +159,9 @@ func (w *world) checkNothingLeft() {
 		left = append(mountsBelow("/nix"), mountsBelow(w.data)...)
 		for _, p := range processes() {
 			left = append(left, p.String())
+		}
+		if files, _ := os.ReadDir(filepath.Join(w.dir, "tmp")); len(files) > 0 {
+			left = append(left, fmt.Sprintf("files in the temporary folder: %v", files))
 		}
 		if len(left) == 0 || time.Now().After(end) {
 			break

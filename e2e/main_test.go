@@ -28,6 +28,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	// The binary is built by a child process, which the test cache does not
+	// see; but it does see that the daemon's packages changed.
+	_ "github.com/tvixd/tvixd/daemon"
 )
 
 const (

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -33,6 +34,7 @@ type world struct {
 	daemon  *daemon
 	flags   []string // further flags of the daemon
 	environ []string // further environment of clients and daemon
+	nixGone sync.Once
 }
 
 // user runs commands.
@@ -64,8 +66,10 @@ func newWorld(t *testing.T, conf ...string) *world {
 	for _, dir := range []string{filepath.Dir(w.dir), w.dir} {
 		must(t, os.Chmod(dir, 0o755))
 	}
-	must(t, os.MkdirAll(w.shared, 0o755))
-	must(t, os.Chmod(w.shared, 0o1777))
+	for _, dir := range []string{w.shared, filepath.Join(w.dir, "tmp")} {
+		must(t, os.Mkdir(dir, 0o755))
+		must(t, os.Chmod(dir, 0o777|os.ModeSticky))
+	}
 	for _, u := range []user{root, nobody} {
 		must(t, os.MkdirAll(w.home(u), 0o700))
 		must(t, os.Chown(w.home(u), int(u.uid), int(u.gid)))
@@ -82,7 +86,14 @@ func (w *world) mountNix() {
 	nix := filepath.Join(w.dir, "nix")
 	must(w.t, os.Mkdir(nix, 0o755))
 	must(w.t, unix.Mount(nix, "/nix", "", unix.MS_BIND, ""))
-	w.t.Cleanup(func() {
+	w.t.Cleanup(w.umountNix)
+}
+
+// umountNix takes /nix away, when nothing uses it any more. Another world may
+// have its own then.
+func (w *world) umountNix() {
+	w.t.Helper()
+	w.nixGone.Do(func() {
 		w.checkNothingLeft()
 		if err := unix.Unmount("/nix", 0); err != nil {
 			w.t.Errorf("unmount /nix: %v", err)
