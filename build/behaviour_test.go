@@ -494,3 +494,84 @@ func TestPartialOutputs(t *testing.T) {
 		}
 	})
 }
+
+func TestOutputChecks(t *testing.T) {
+	l := newLab(t)
+	dep := l.derive(recipe{name: "dep", script: `head -c 400 /dev/zero > $out`})
+	l.mustBuild(dep)
+	dir := l.store.Dir()
+	for name, c := range map[string]struct{ checks, msg string }{
+		"size":      {`{"maxSize":20}`, "path 'P' is too large at "},
+		"closure":   {`{"maxClosureSize":500}`, "closure of path 'P' is too large at "},
+		"allowed":   {`{"allowedReferences":[]}`, "output 'P' is not allowed to refer to the following paths:\n  DEP"},
+		"requisite": {`{"disallowedRequisites":["DEP"]}`, "output 'P' is not allowed to refer to the following paths:\n  DEP"},
+		"itself":    {`{"allowedRequisites":["DEP"]}`, "output 'P' is not allowed to refer to the following paths:\n  P"},
+		"type":      {`{"maxSize":"big"}`, "attribute 'maxSize' of derivation"},
+		"fine":      {`{"allowedRequisites":["DEP","out"],"maxSize":1000,"disallowedReferences":["/nowhere"]}`, "derivation contains an illegal reference specifier '/nowhere'"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			checks := strings.ReplaceAll(c.checks, "DEP", dir.Join(dep.out("out")))
+			d := l.derive(recipe{
+				name: name, inputs: []built{dep},
+				env: map[string]string{"__json": `{"outputChecks":{"out":` + checks + `}}`},
+				script: `read json < $NIX_ATTRS_JSON_FILE || true; out=${json#*\"outputs\":\{\"out\":\"}; out=${out%%\"*}
+printf '%s' "` + dir.Join(dep.out("out")) + `" > $out`,
+			})
+			res, sink := l.build(d)
+			if res.Status == Built {
+				t.Fatal("built")
+			}
+			want := strings.NewReplacer("'P'", "'"+dir.Join(d.out("out"))+"'", "DEP", dir.Join(dep.out("out")),
+				"  P", "  "+dir.Join(d.out("out"))).Replace(c.msg)
+			if !strings.HasPrefix(res.ErrorMsg, want) {
+				t.Errorf("%d %q, want %q\n%s", res.Status, res.ErrorMsg, want, sink.output())
+			}
+		})
+	}
+}
+
+func TestRepair(t *testing.T) {
+	both(t, func(t *testing.T, l *lab) {
+		d := l.derive(recipe{name: "repair", script: `echo good > $out`})
+		l.mustBuild(d)
+		repair := func() Result {
+			r := l.request(nil, d)
+			r.Mode = Repair
+			res, err := l.builder.Build(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return res[0]
+		}
+		if res := repair(); res.Status != AlreadyValid {
+			t.Errorf("%+v", res)
+		}
+		info, err := l.store.PathInfo().Get(t.Context(), d.out("out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := l.store.IngestFlat(t.Context(), strings.NewReader("bad\n"), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer in.Release()
+		info.Root = in.Root // other contents than its hash says
+		if err := l.store.Replace(t.Context(), []pathinfo.PathInfo{*info}); err != nil {
+			t.Fatal(err)
+		}
+		if res := repair(); res.Status != Built || l.read(d.out("out"), "") != "good\n" {
+			t.Errorf("%+v, %q", res, l.read(d.out("out"), ""))
+		}
+	})
+}
+
+// A builder may make sandboxes of its own.
+func TestNestedNamespaces(t *testing.T) {
+	l := newLab(t)
+	l.set.SandboxPaths = append(l.set.SandboxPaths, SandboxPath{Target: "/bin/busybox", Source: busybox})
+	d := l.derive(recipe{name: "nested", script: `
+unshare -r -m -p -f --mount-proc sh -c 'echo $$; mkdir m; mount -t tmpfs t m; touch m/x; ls m' > $out`})
+	if got := l.mustBuild(d); got != "1\nx\n" {
+		t.Errorf("%q", got)
+	}
+}

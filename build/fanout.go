@@ -2,8 +2,12 @@ package build
 
 import "sync"
 
-// replayed is how many results of an activity those hear who come late.
-const replayed = 256
+// replayed is how many results of an activity those hear who come late, and
+// replayedSize the size of those that are too large to remember.
+const (
+	replayed     = 256
+	replayedSize = 2048
+)
 
 // fanout is a Sink that passes everything on to those that have joined. Who
 // joins late hears of the activities that go on, and of their last results.
@@ -117,6 +121,11 @@ func (f *fanout) Result(id, typ uint64, fields []any) {
 }
 
 func (a *liveActivity) remember(r liveResult) {
+	for _, f := range r.fields {
+		if s, ok := f.(string); ok && len(s) > replayedSize {
+			return
+		}
+	}
 	if len(a.results) < replayed {
 		a.results = append(a.results, r)
 		return

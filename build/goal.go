@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tvixd/tvixd/derivation"
+	"github.com/tvixd/tvixd/nixhash"
 	"github.com/tvixd/tvixd/pathinfo"
 	"github.com/tvixd/tvixd/storepath"
 )
@@ -226,8 +227,41 @@ func (g *goal) substituted() error {
 	case len(missing) > 0 && g.mode == Check:
 		return failf(MiscFailure, "some outputs of '%s' are not valid, so checking is not possible",
 			s.b.dir.Join(g.drvPath))
+	case len(missing) == 0 && g.mode == Repair:
+		good, err := g.outputsGood()
+		if err != nil {
+			return err
+		}
+		if good {
+			s.finish(g, outcome{status: AlreadyValid})
+			return nil
+		}
 	}
 	return g.awaitInputs()
+}
+
+// outputsGood reads the wanted outputs, and reports whether they are what they
+// were when they were registered.
+func (g *goal) outputsGood() (bool, error) {
+	s := g.s
+	good := true
+	for _, name := range wantedNames(g.drv, g.wanted) {
+		p := g.drv.Outputs[name].Path
+		full := s.b.dir.Join(p)
+		s.sink.Log(LevelInfo, "checking path '"+full+"'...")
+		info, err := s.b.store.PathInfo().Get(s.ctx, p)
+		if err != nil {
+			return false, err
+		}
+		h := nixhash.SHA256.New()
+		if err := s.b.store.NARFromPath(s.ctx, p, h); err != nil && s.ctx.Err() != nil {
+			return false, err
+		} else if err != nil || nixhash.Finish(nixhash.SHA256, h) != info.NarHash {
+			logError(s.sink, "path '"+full+"' is corrupted or missing!")
+			good = false
+		}
+	}
+	return good, nil
 }
 
 // awaitInputs makes goals of the inputs.
