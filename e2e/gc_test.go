@@ -208,7 +208,8 @@ func TestCollectBesideABuild(t *testing.T) {
 		w.write("slow.nix", `with import ./lib.nix; let one = sh "one" "echo one > $out"; in
 			shWith { inherit one; two = shWith { inherit one; } "two" "echo ready > /e2e/ready; while ! b test -e /e2e/go; do b sleep 0.05; done; b cat $one > $out"; }
 			"three" "b cat $one $two > $out"`)
-		build := w.background(nobody, "nix-build -o slow $W/slow.nix >&2; cat slow" // rooted before the client leaves)
+		// Rooted before the client leaves.
+		build := w.background(nobody, "nix-build -o slow $W/slow.nix >&2; cat slow")
 		w.eventually("the build runs", func() bool { return exists(w.shared + "/ready") })
 		for range 3 {
 			w.run(root, "nix-store --gc")
