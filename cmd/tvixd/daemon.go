@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
 
@@ -78,11 +79,22 @@ func runDaemon(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	boundGarbage()
 	s, err := startServer(c.Context, env, options, logger)
 	if err != nil {
 		return err
 	}
 	return errors.Join(s.serve(c.Context, c.App.Writer), s.close())
+}
+
+// boundGarbage lets less garbage pile up than Go usually does, unless GOGC says how much. Most of
+// a daemon's heap are caches of a fixed size, of which Go would hold as much again in garbage; a
+// collector that runs more often was found to cost nothing that can be measured.
+func boundGarbage() {
+	const percent = 40
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
 }
 
 func newLogger(c *cli.Context) (*slog.Logger, error) {
