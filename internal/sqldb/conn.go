@@ -29,6 +29,7 @@ const busyMillis = 60_000
 // openConn opens a connection. Each is used by one goroutine at a time, so
 // SQLite's own mutexes are switched off.
 func openConn(path string, opts Options, writable bool) (*conn, error) {
+	keepPlansStable()
 	dsn := (&url.URL{Scheme: "file", OmitHost: true, Path: path}).String() + "?_mutex=no"
 	dc, err := (&sqlite3.SQLiteDriver{}).Open(dsn)
 	if err != nil {

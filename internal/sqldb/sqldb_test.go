@@ -449,3 +449,30 @@ func TestOpenErrors(t *testing.T) {
 		t.Error("a file that is no database gives no error")
 	}
 }
+
+// TestPlansAreStable runs a join that SQLite would prepare anew for each value; to
+// fetch its columns again costs the driver many allocations.
+func TestPlansAreStable(t *testing.T) {
+	db := openTest(t, Options{Readers: 1})
+	exec(t, db, "CREATE TABLE b (id INTEGER PRIMARY KEY, x INTEGER, y INTEGER, z INTEGER) STRICT")
+	exec(t, db, "CREATE TABLE a (k BLOB PRIMARY KEY, b INTEGER, p INTEGER) STRICT, WITHOUT ROWID")
+	exec(t, db, "CREATE INDEX a_p ON a (k) WHERE p = 1")
+	exec(t, db, "INSERT INTO b VALUES (1, 2, 3, 4)")
+	exec(t, db, "INSERT INTO a VALUES (x'01', 1, 1)")
+	err := db.Lookup(ctx, func(tx *Tx) error {
+		var p, x, y, z int
+		n := testing.AllocsPerRun(100, func() {
+			err := tx.QueryRow("SELECT a.p, b.x, b.y, b.z FROM a JOIN b ON b.id = a.b WHERE a.k = ?", []byte{1}).Scan(&p, &x, &y, &z)
+			if err != nil || p != 1 || z != 4 {
+				t.Error(p, z, err)
+			}
+		})
+		if n > 16 {
+			t.Errorf("%v allocations for a query", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

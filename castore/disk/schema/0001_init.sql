@@ -28,5 +28,3 @@ CREATE TABLE castore_objects (
 	size   INTEGER NOT NULL,  -- of the object, decoded; of the whole blob for a recipe
 	recipe INTEGER NOT NULL   -- 1: the block is a recipe
 ) STRICT, WITHOUT ROWID;
-
-CREATE INDEX castore_recipes ON castore_objects (digest, block) WHERE recipe = 1;
