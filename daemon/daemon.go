@@ -112,15 +112,18 @@ func (d *Daemon) keyring(c *nixconf.Config) (keys keyring, bad []string) {
 	return append(keys, d.opts.Signer.public()...), bad
 }
 
-// Close ends all operations and connections, and returns when they have ended. Listeners are to
-// be closed by whoever opened them.
+// Close ends all operations and connections, and returns when they have ended; further calls do
+// nothing. Listeners are to be closed by whoever opened them.
 func (d *Daemon) Close() {
 	d.mu.Lock()
+	first := !d.closed
 	d.closed = true
 	d.mu.Unlock()
 	d.cancel()
 	d.clients.Wait()
-	d.hangup.close()
+	if first {
+		d.hangup.close()
+	}
 }
 
 // Serve accepts clients from l until it is closed, and gives each a goroutine. It returns nil
