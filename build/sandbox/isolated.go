@@ -29,8 +29,8 @@ func (p *program) isolated(c *Config) {
 
 	t.bind(c.Build, c.Dir)
 	t.bind(c.Temp, "/tmp")
-	t.store(c)
 	t.devices(c)
+	t.store(c) // after what it might lie in
 	t.mkdir("etc")
 	for _, f := range c.Files {
 		t.file(path.Join("etc", f.Name), f.Contents)
