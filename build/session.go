@@ -125,10 +125,10 @@ func (s *session) run(ctx context.Context) ([]Result, error) {
 			s.receive()
 		case <-ctx.Done():
 			s.err = ctx.Err()
-			if s.b.ctx.Err() != nil {
-				s.err = ErrClosed
-			}
 		}
+	}
+	if s.err != nil && s.b.ctx.Err() != nil {
+		s.err = ErrClosed // whatever it led to
 	}
 	s.b.leave(s)
 	s.report()
