@@ -77,17 +77,3 @@ func TestPrefix(t *testing.T) {
 		}
 	}
 }
-
-// BenchmarkMark marks 100,000 paths of which half are dead, and orders those.
-func BenchmarkMark(b *testing.B) {
-	nodes := makeGraph(100_000, 20, rand.New(rand.NewPCG(1, 2)))
-	roots := make([]storepath.Path, 0, 100)
-	for i := range 100 {
-		roots = append(roots, nodes[i*97].Path)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		g := newGraph(nodes, true, true)
-		g.deletionOrder(g.mark(roots))
-	}
-}
