@@ -205,7 +205,7 @@ func TestCollectionsBesideClients(t *testing.T) {
 }
 
 func collectBesideClients(t *testing.T, f *fixture) {
-	const clients, steps = 4, 40
+	const clients, steps = 3, 25
 	var wg sync.WaitGroup
 	var left atomic.Int32
 	left.Store(clients)
