@@ -19,6 +19,7 @@ type smallBlob struct {
 	store  *Store
 	digest castore.Digest
 	size   uint64
+	at     location // where it was when it was opened
 }
 
 func (b *smallBlob) Size() uint64 { return b.size }
@@ -33,7 +34,7 @@ func (b *smallBlob) bytes() ([]byte, error) {
 		return nil, err
 	}
 	defer b.store.leave()
-	_, data, err := b.store.load(context.Background(), "blob", b.digest, nil)
+	_, data, err := b.store.loadFrom(context.Background(), b.at, "blob", b.digest, nil)
 	return data, err
 }
 

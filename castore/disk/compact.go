@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tvixd/tvixd/castore"
 	"github.com/tvixd/tvixd/internal/sqldb"
 )
 
@@ -193,18 +194,27 @@ func (m *mover) moveBlock(ctx context.Context, b *blockRow) error {
 
 // aliveIn returns the slots of a block whose objects the index has there.
 func (m *mover) aliveIn(ctx context.Context, id uint64, blk *block) (slots []uint32, err error) {
-	err = m.index.db.Lookup(ctx, func(tx *sqldb.Tx) error {
-		for i := range blk.table {
-			loc, found, err := lookupTx(tx, blk.table[i].digest)
+	order := make([]uint32, len(blk.table))
+	for i := range order {
+		order[i] = uint32(i)
+	}
+	// In the order of the table's pages.
+	slices.SortFunc(order, func(a, b uint32) int { return blk.table[a].digest.Compare(blk.table[b].digest) })
+	err = m.index.db.Read(ctx, func(tx *sqldb.Tx) error {
+		for _, slot := range order {
+			var there bool
+			err := tx.QueryRow("SELECT EXISTS (SELECT 1 FROM castore_objects WHERE digest = ? AND block = ? AND slot = ?)",
+				blk.table[slot].digest[:], id, slot).Scan(&there)
 			if err != nil {
 				return err
 			}
-			if found && loc.block == id && loc.slot == uint32(i) {
-				slots = append(slots, uint32(i))
+			if there {
+				slots = append(slots, slot)
 			}
 		}
 		return nil
 	})
+	slices.Sort(slots)
 	return slots, err
 }
 
@@ -243,10 +253,8 @@ func (m *mover) commit(ctx context.Context, last bool) error {
 		if err := insertPacks(tx, ends); err != nil {
 			return err
 		}
-		for i := range m.moves {
-			if err := m.moves[i].apply(tx); err != nil {
-				return err
-			}
+		if err := applyMoves(tx, m.moves); err != nil {
+			return err
 		}
 		if !last {
 			return nil
@@ -270,19 +278,36 @@ func (m *mover) commit(ctx context.Context, last bool) error {
 	return nil
 }
 
-// apply changes the index, except where an object was stored anew meanwhile.
-func (mv *move) apply(tx *sqldb.Tx) error {
-	if mv.table == nil {
-		_, err := tx.Exec("UPDATE castore_blocks SET pack = ?, offset = ?, length = ? WHERE id = ?",
-			mv.at.pack, mv.at.offset, mv.at.length, mv.id)
-		return err
+// applyMoves changes the index, except where an object was stored anew meanwhile.
+func applyMoves(tx *sqldb.Tx, moves []move) error {
+	type row struct {
+		digest   castore.Digest
+		from, to uint64
+		slot     int
 	}
-	if _, err := tx.Exec(insertBlockSQL, mv.id, mv.at.pack, mv.at.offset, mv.at.length, mv.raw, uint8(KindData)); err != nil {
-		return err
+	var rows []row
+	for i := range moves {
+		mv := &moves[i]
+		if mv.table == nil {
+			_, err := tx.Exec("UPDATE castore_blocks SET pack = ?, offset = ?, length = ? WHERE id = ?",
+				mv.at.pack, mv.at.offset, mv.at.length, mv.id)
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err := insertBlock(tx, mv.id, KindData, mv.raw, mv.at); err != nil {
+			return err
+		}
+		for slot := range mv.table {
+			rows = append(rows, row{mv.table[slot].digest, mv.from[slot], mv.id, slot})
+		}
 	}
-	for slot := range mv.table {
+	slices.SortFunc(rows, func(a, b row) int { return a.digest.Compare(b.digest) })
+	for i := range rows {
+		r := &rows[i]
 		_, err := tx.Exec("UPDATE castore_objects SET block = ?, slot = ? WHERE digest = ? AND block = ?",
-			mv.id, slot, mv.table[slot].digest[:], mv.from[slot])
+			r.to, r.slot, r.digest[:], r.from)
 		if err != nil {
 			return err
 		}

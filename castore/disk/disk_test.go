@@ -69,18 +69,16 @@ func suiteOf(change func(*Options)) castoretest.Suite {
 
 func TestStore(t *testing.T) { castoretest.Run(t, suiteOf(nil)) }
 
-// TestSmallPacks runs the suite with packs so small, and so little memory, that
-// every test meets many packs, rotation, compaction and cache misses.
+// TestSmallPacks runs the suite without compression, and with packs so small and
+// so little memory that every test meets many packs, rotation, compaction and
+// cache misses.
 func TestSmallPacks(t *testing.T) {
 	castoretest.Run(t, suiteOf(func(o *Options) {
 		o.PackBytes = 300 << 10
 		o.CacheBytes = 1
 		o.Workers = 3
+		o.Compression = CompressNone
 	}))
-}
-
-func TestUncompressed(t *testing.T) {
-	castoretest.Run(t, suiteOf(func(o *Options) { o.Compression = CompressNone }))
 }
 
 // damage changes a byte in the payload of the record that holds an object.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 
 	"github.com/tvixd/tvixd/castore"
 	"github.com/tvixd/tvixd/internal/sqldb"
@@ -87,21 +88,40 @@ func insertPacks(tx *sqldb.Tx, ends []packEnd) error {
 	return nil
 }
 
-// insertBlock records a block and makes it the place of all its objects.
-func insertBlock(tx *sqldb.Tx, id uint64, kind Kind, table []tableEntry, raw int, at place) error {
-	if _, err := tx.Exec(insertBlockSQL, id, at.pack, at.offset, at.length, raw, uint8(kind)); err != nil {
-		return err
+// insertBlocks records blocks and makes them the places of all their objects.
+func insertBlocks(tx *sqldb.Tx, blocks []*pendingBlock) error {
+	type row struct {
+		*tableEntry
+		block  uint64
+		slot   int
+		recipe bool
 	}
-	if kind == KindPathInfo {
-		return nil // not an object: its key is the caller's affair
+	var rows []row
+	for _, b := range blocks {
+		if err := insertBlock(tx, b.id, b.kind, b.rawLen, b.at); err != nil {
+			return err
+		}
+		if b.kind == KindPathInfo {
+			continue // not an object: its key is the caller's affair
+		}
+		for slot := range b.table {
+			rows = append(rows, row{&b.table[slot], b.id, slot, b.kind == KindRecipe})
+		}
 	}
-	for slot := range table {
-		e := &table[slot]
-		if _, err := tx.Exec(insertObjectSQL, e.digest[:], id, slot, e.length, kind == KindRecipe); err != nil {
+	// In the order of the table's pages, each of which is then touched once.
+	slices.SortFunc(rows, func(a, b row) int { return a.digest.Compare(b.digest) })
+	for i := range rows {
+		r := &rows[i]
+		if _, err := tx.Exec(insertObjectSQL, r.digest[:], r.block, r.slot, r.length, r.recipe); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func insertBlock(tx *sqldb.Tx, id uint64, kind Kind, raw int, at place) error {
+	_, err := tx.Exec(insertBlockSQL, id, at.pack, at.offset, at.length, raw, uint8(kind))
+	return err
 }
 
 // commit records a batch of durable blocks.
@@ -110,12 +130,7 @@ func (ix *index) commit(ctx context.Context, ends []packEnd, blocks []*pendingBl
 		if err := insertPacks(tx, ends); err != nil {
 			return err
 		}
-		for _, b := range blocks {
-			if err := insertBlock(tx, b.id, b.kind, b.table, b.rawLen, b.at); err != nil {
-				return err
-			}
-		}
-		return nil
+		return insertBlocks(tx, blocks)
 	})
 }
 

@@ -20,38 +20,63 @@ const moves = 8
 // location. The bytes must not be changed. With a dst they may be read past the
 // cache, into dst, which then must outlive their use.
 func (s *Store) load(ctx context.Context, kind string, d castore.Digest, dst []byte) (location, []byte, error) {
+	loc, found, err := s.find(ctx, d)
+	if err != nil {
+		return location{}, nil, err
+	}
+	if !found {
+		return location{}, nil, castore.NotFound(kind, d)
+	}
+	return s.loadFrom(ctx, loc, kind, d, dst)
+}
+
+// loadFrom is load for an object that was found at a location, however long ago:
+// a pack keeps what it has until it goes away as a whole.
+func (s *Store) loadFrom(ctx context.Context, loc location, kind string, d castore.Digest, dst []byte) (location, []byte, error) {
 	var last error
 	for range moves {
-		loc, found, err := s.find(ctx, d)
-		if err != nil {
-			return location{}, nil, err
-		}
-		if !found {
-			return location{}, nil, castore.NotFound(kind, d)
-		}
-		if loc.mem != nil {
-			return loc, loc.mem, nil
-		}
-		b, err := s.fetch(&loc, dst)
+		data, err := s.objectAt(&loc, d, dst)
 		if err == nil {
-			var data []byte
-			if data, err = b.object(loc.slot, d); err == nil {
-				if loc.kind == b.kind && (b.kind != KindData || loc.size == uint64(len(data))) {
-					return loc, data, nil
-				}
-				err = fmt.Errorf("%w: index disagrees with the pack", errFormat)
-			}
-		}
-		if !isGone(err) {
-			return location{}, nil, s.readError(kind, d, &loc, err)
+			return loc, data, nil
 		}
 		last = err
+		old := loc
+		var found bool
+		if loc, found, err = s.find(ctx, d); err != nil {
+			return location{}, nil, err
+		}
+		switch {
+		case !isGone(last) && (!found || loc.block == old.block):
+			return location{}, nil, s.readError(kind, d, &old, last)
+		case !found:
+			return location{}, nil, castore.NotFound(kind, d)
+		}
+		// It has moved, or was healed.
 	}
 	if errors.Is(last, errPackGone) {
 		// Swept just now: the index follows in a moment.
 		return location{}, nil, castore.NotFound(kind, d)
 	}
 	return location{}, nil, castore.Corrupt(kind, d, last)
+}
+
+// objectAt returns the bytes of an object at a location.
+func (s *Store) objectAt(loc *location, d castore.Digest, dst []byte) ([]byte, error) {
+	if loc.mem != nil {
+		return loc.mem, nil
+	}
+	b, err := s.fetch(loc, dst)
+	if err != nil {
+		return nil, err
+	}
+	data, err := b.object(loc.slot, d)
+	if err != nil {
+		return nil, err
+	}
+	if loc.kind != b.kind || b.kind == KindData && loc.size != uint64(len(data)) {
+		return nil, fmt.Errorf("%w: index disagrees with the pack", errFormat)
+	}
+	return data, nil
 }
 
 // isGone tells whether an error says that a pack is not there any more.
@@ -109,14 +134,14 @@ func (s *Store) Open(ctx context.Context, d castore.Digest) (castore.Blob, error
 	case !found:
 		return nil, castore.NotFound("blob", d)
 	case loc.kind == KindData:
-		return &smallBlob{store: s, digest: d, size: loc.size}, nil
+		return &smallBlob{store: s, digest: d, size: loc.size, at: loc}, nil
 	}
-	loc, entries, err := s.load(ctx, "blob", d, nil)
+	loc, entries, err := s.loadFrom(ctx, loc, "blob", d, nil)
 	if err != nil {
 		return nil, err
 	}
 	if loc.kind == KindData {
-		return &smallBlob{store: s, digest: d, size: loc.size}, nil
+		return &smallBlob{store: s, digest: d, size: loc.size, at: loc}, nil
 	}
 	r := recipe(entries)
 	if err := r.check(loc.size); err != nil {

@@ -229,7 +229,7 @@ func (s *Store) indexBlocks(ctx context.Context, end packEnd, blocks []*pendingB
 			return err
 		}
 		for _, b := range blocks {
-			if _, err := tx.Exec(insertBlockSQL, b.id, b.at.pack, b.at.offset, b.at.length, b.rawLen, uint8(b.kind)); err != nil {
+			if err := insertBlock(tx, b.id, b.kind, b.rawLen, b.at); err != nil {
 				return err
 			}
 			if b.kind == KindPathInfo {
