@@ -58,6 +58,7 @@ func Run(t *testing.T, suite Suite) {
 		{"Hold", testHold},
 		{"HoldFound", testHoldFound},
 		{"HoldDirectory", testHoldDirectory},
+		{"ReleaseDuringSweep", testReleaseDuringSweep},
 		{"PutAfterSweep", testPutAfterSweep},
 		{"SweepUnderLoad", testSweepUnderLoad},
 		{"SweepUnderReaders", testSweepUnderReaders},

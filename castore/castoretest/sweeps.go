@@ -235,6 +235,36 @@ func testHoldDirectory(t *testing.T, suite Suite) {
 	}
 }
 
+// lateRoots runs a function when the roots were read.
+type lateRoots struct{ after func() }
+
+func (l lateRoots) Roots(context.Context) iter.Seq2[castore.Node, error] {
+	return func(func(castore.Node, error) bool) { l.after() }
+}
+
+// testReleaseDuringSweep ends a hold when the sweep has read its roots, as
+// somebody does who has made alive what he held.
+func testReleaseDuringSweep(t *testing.T, suite Suite) {
+	s := open(t, suite)
+	release := s.Hold()
+	root := tree(t, s, 1)
+	big := random(2<<20, 1)
+	put(t, s, big)
+	sync(t, s)
+	other := s.Hold()
+	_, err := s.Sweep(context.Background(), lateRoots{func() {
+		release()
+		other()
+	}}, castore.SweepOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantTree(t, s, root)
+	wantBlob(t, s, big)
+	sweep(t, s)
+	wantGone(t, s, castore.Sum(big))
+}
+
 func testPutAfterSweep(t *testing.T, suite Suite) {
 	s := open(t, suite)
 	for range 3 {

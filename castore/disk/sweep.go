@@ -21,8 +21,8 @@ const deleteBatch = 4096
 
 // sweep is one run of Sweep. It goes in steps, beside puts and reads:
 //
-//  1. It holds everything that is touched from now on, and closes the open
-//     block: only blocks up to the boundary can lose anything.
+//  1. It holds everything that is held now or touched from now on, and closes
+//     the open block: only blocks up to the boundary can lose anything.
 //  2. It marks what can be reached from the roots and from held directories.
 //  3. Large blobs come first: those that are dead are condemned together, so
 //     that none is found present after some of its chunks are gone.
@@ -51,7 +51,7 @@ func (s *Store) Sweep(ctx context.Context, live castore.LiveSet, opts castore.Sw
 	defer s.leave()
 	s.sweepMu.Lock()
 	defer s.sweepMu.Unlock()
-	release := s.holds.Hold()
+	release := s.holds.HoldAll()
 	defer release()
 	s.condemned.watch(true)
 	defer func() {

@@ -60,8 +60,9 @@ func (s *Store) Sweep(ctx context.Context, live castore.LiveSet, _ castore.Sweep
 	}
 	s.sweepMu.Lock()
 	defer s.sweepMu.Unlock()
-	// What is put from here on is not in the live set and must stay.
-	release := s.Hold()
+	// What is held now, or put from here on, may become alive after the roots
+	// were read.
+	release := s.holds.HoldAll()
 	defer release()
 	var roots []castore.Node
 	for n, err := range live.Roots(ctx) {

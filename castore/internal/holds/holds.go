@@ -45,6 +45,21 @@ func (s *Set) Hold() (release func()) {
 	return sync.OnceFunc(func() { s.release(g) })
 }
 
+// HoldAll begins a hold that also covers what is held already, by whomever: the
+// sweep's own. Without it, what was touched before the sweep could be let go
+// after the sweep has read its roots, and become alive just then.
+func (s *Set) HoldAll() (release func()) {
+	s.mu.Lock()
+	if len(s.generations) > 0 {
+		g := s.generations[0]
+		g.holds++
+		s.mu.Unlock()
+		return sync.OnceFunc(func() { s.release(g) })
+	}
+	s.mu.Unlock()
+	return s.Hold()
+}
+
 // release ends a hold of g. When it was the last one, what g holds belongs to
 // the generation before, if there is one.
 func (s *Set) release(g *generation) {

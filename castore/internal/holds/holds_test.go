@@ -73,6 +73,37 @@ func TestEqualBegin(t *testing.T) {
 	}
 }
 
+// TestHoldAll lets go, during a sweep, of what was touched before it.
+func TestHoldAll(t *testing.T) {
+	var s Set
+	r1 := s.Hold()
+	s.Touch(digest(1))
+	r2 := s.Hold()
+	s.Touch(digest(2))
+	all := s.HoldAll()
+	r1()
+	s.Touch(digest(3))
+	r2()
+	for i := 1; i <= 3; i++ {
+		if !s.Held(digest(i)) {
+			t.Errorf("%d was let go during the sweep", i)
+		}
+	}
+	all()
+	if len(s.generations) != 0 {
+		t.Error("held without a hold")
+	}
+	all = s.HoldAll()
+	s.Touch(digest(4))
+	if !s.Held(digest(4)) {
+		t.Error("not held by the only hold")
+	}
+	all()
+	if s.Held(digest(4)) {
+		t.Error("held without a hold")
+	}
+}
+
 func BenchmarkTouch(b *testing.B) {
 	var s Set
 	defer s.Hold()()
