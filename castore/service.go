@@ -65,8 +65,9 @@ type Store interface {
 	BlobService
 	DirectoryService
 	Keeper
-	// Close makes everything put before durable and frees the store. No other
-	// call may be running or come later; those that do get [ErrClosed].
+	// Close makes everything put before durable, as far as there is space for
+	// it, and frees the store. It waits for running calls; later ones get
+	// [ErrClosed]. What no good Sync has covered is not promised to survive.
 	io.Closer
 }
 

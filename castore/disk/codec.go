@@ -19,9 +19,26 @@ const (
 	CompressNone
 )
 
-// minSaving is the part of a block, as a shift, that compression must save:
-// below 1/16 reading raw is worth more.
-const minSaving = 4
+const (
+	// minSaving is the part of a block, as a shift, that compression must
+	// save: below an eighth it costs more, at every read, than it brings.
+	minSaving = 3
+	// sampleSize is the length of the sample by which larger blocks are
+	// judged first.
+	sampleSize = 16 << 10
+)
+
+// compresses tells whether it is worth trying to compress a block.
+func compresses(raw, scratch []byte) bool {
+	if len(raw) < 4*sampleSize {
+		return true
+	}
+	// From the middle: many files begin with tables unlike the rest.
+	mid := len(raw) / 2
+	return saves(len(s2.Encode(scratch, raw[mid:mid+sampleSize])), sampleSize)
+}
+
+func saves(encoded, raw int) bool { return encoded < raw-raw>>minSaving }
 
 // encodeRecord returns a record that lacks only its place, in a buffer for
 // putBuf.
@@ -34,9 +51,9 @@ func encodeRecord(kind Kind, table []tableEntry, raw []byte, c Compression) []by
 		binary.LittleEndian.PutUint64(e[castore.DigestSize:], table[i].length)
 	}
 	codec := uint8(codecRaw)
-	if c == CompressS2 && kind != KindRecipe {
-		// Recipes are digests: they never compress.
-		if enc := s2.Encode(rec[tableEnd:], raw); len(enc) < len(raw)-len(raw)>>minSaving {
+	// Recipes are digests: they never compress.
+	if c == CompressS2 && kind != KindRecipe && compresses(raw, rec[tableEnd:]) {
+		if enc := s2.Encode(rec[tableEnd:], raw); saves(len(enc), len(raw)) {
 			codec = codecS2
 			rec = rec[:tableEnd+len(enc)]
 		}

@@ -271,6 +271,11 @@ func (m *mover) commit(ctx context.Context, last bool) error {
 		return err
 	}
 	m.append.settle(ends)
+	if last {
+		for _, id := range m.emptied {
+			m.cache.forget(id)
+		}
+	}
 	for i := range m.moves {
 		m.health.setGood(m.moves[i].id)
 	}

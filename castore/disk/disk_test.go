@@ -23,7 +23,13 @@ func openTest(tb testing.TB, dir string, change func(*Options)) *testStore {
 }
 
 func tryOpen(dir string, change func(*Options)) (*testStore, error) {
-	db, err := sqldb.Open(filepath.Join(dir, "db.sqlite"), sqldb.Options{ReserveBytes: -1})
+	return tryOpenDB(dir, func(o *sqldb.Options) { o.ReserveBytes = -1 }, change)
+}
+
+func tryOpenDB(dir string, changeDB func(*sqldb.Options), change func(*Options)) (*testStore, error) {
+	var dbOpts sqldb.Options
+	changeDB(&dbOpts)
+	db, err := sqldb.Open(filepath.Join(dir, "db.sqlite"), dbOpts)
 	if err != nil {
 		return nil, err
 	}

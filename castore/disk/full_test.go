@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/tvixd/tvixd/castore"
+	"github.com/tvixd/tvixd/internal/sqldb"
 )
 
 // TestFullDisk runs the tests below on a small file system of their own, in a
@@ -45,8 +46,9 @@ func fullChild(dir string) {
 		return
 	}
 	for name, test := range map[string]func(dir string) error{
-		"stuck": fullStuck,
-		"sweep": fullSweep,
+		"stuck":   fullStuck,
+		"sweep":   fullSweep,
+		"restart": fullRestart,
 	} {
 		sub := filepath.Join(dir, name)
 		err := os.Mkdir(sub, 0o700)
@@ -190,7 +192,68 @@ func fullSweep(dir string) error {
 	if got, err := readBlob(s, castore.Sum(keep)); err != nil || len(got) != len(keep) {
 		return fmt.Errorf("live blob: %v", err)
 	}
+	if err := os.Remove(filepath.Join(dir, "ballast")); err != nil {
+		return err
+	}
 	if _, err := s.PutBlob(ctx, noise(1<<20, 77)); err != nil {
+		return err
+	}
+	return s.Sync(ctx)
+}
+
+// fullRestart ends a store on a full disk, with data that cannot be written, and
+// opens and collects it there.
+func fullRestart(dir string) error {
+	ctx := context.Background()
+	reserve := func(o *sqldb.Options) { o.ReserveBytes = 2 << 20 }
+	s, err := tryOpenDB(dir, reserve, nil)
+	if err != nil {
+		return err
+	}
+	keep := noise(300<<10, 1)
+	for i := range uint64(60) {
+		if _, err := s.PutBlob(ctx, noise(100<<10, 100+i)); err != nil {
+			return err
+		}
+	}
+	if _, err := s.PutBlob(ctx, keep); err != nil {
+		return err
+	}
+	if err := s.Sync(ctx); err != nil {
+		return err
+	}
+	if err := fill(filepath.Join(dir, "ballast")); err != nil {
+		return err
+	}
+	if _, err := s.PutBlob(ctx, noise(1000, 2)); err != nil {
+		return err
+	}
+	if err := s.Verify(ctx, func(p castore.Problem) { err = p.Err }); err != nil {
+		return fmt.Errorf("Verify on a full disk: %w", err)
+	}
+	if err := s.Close(); err != nil {
+		return fmt.Errorf("Close on a full disk: %w", err)
+	}
+	// What closing has freed goes too.
+	if err := fill(filepath.Join(dir, "ballast2")); err != nil {
+		return err
+	}
+	if s, err = tryOpenDB(dir, reserve, nil); err != nil {
+		return fmt.Errorf("Open on a full disk: %w", err)
+	}
+	defer s.Close()
+	if got, err := readBlob(s, castore.Sum(keep)); err != nil || len(got) != len(keep) {
+		return fmt.Errorf("read after a restart: %v", err)
+	}
+	live := castore.LiveNodes{{Kind: castore.KindFile, Digest: castore.Sum(keep), Size: uint64(len(keep))}}
+	res, err := s.Sweep(ctx, live, castore.SweepOptions{})
+	if err != nil || res.Dropped != 60 {
+		return fmt.Errorf("Sweep after a restart: %+v, %w", res, err)
+	}
+	if res, err = s.Sweep(ctx, nil, castore.SweepOptions{}); err != nil || res.FreedBytes < 5<<20 {
+		return fmt.Errorf("second Sweep after a restart: %+v, %w", res, err)
+	}
+	if _, err := s.PutBlob(ctx, keep); err != nil {
 		return err
 	}
 	return s.Sync(ctx)

@@ -38,11 +38,12 @@ type location struct {
 	kind  Kind
 	size  uint64 // of the object, or of the whole blob if the kind is recipe
 	at    place
+	holes bool // the block holds objects that were swept
 	// mem holds the decoded object when it is not in a pack yet.
 	mem []byte
 }
 
-const lookupSQL = `SELECT o.block, o.slot, o.size, b.kind, b.pack, b.offset, b.length
+const lookupSQL = `SELECT o.block, o.slot, o.size, b.kind, b.pack, b.offset, b.length, b.holes
 	FROM castore_objects o JOIN castore_blocks b ON b.id = o.block WHERE o.digest = ?`
 
 // lookup finds an object.
@@ -58,7 +59,7 @@ func lookupTx(tx *sqldb.Tx, d castore.Digest) (location, bool, error) {
 	var loc location
 	var kind int
 	err := tx.QueryRow(lookupSQL, d[:]).Scan(&loc.block, &loc.slot, &loc.size, &kind,
-		&loc.at.pack, &loc.at.offset, &loc.at.length)
+		&loc.at.pack, &loc.at.offset, &loc.at.length, &loc.holes)
 	if errors.Is(err, sqldb.ErrNoRows) {
 		return location{}, false, nil
 	}
@@ -72,7 +73,7 @@ func lookupTx(tx *sqldb.Tx, d castore.Digest) (location, bool, error) {
 const (
 	insertPackSQL = `INSERT INTO castore_packs (id, size, salt, dead) VALUES (?, ?, ?, 0)
 		ON CONFLICT (id) DO UPDATE SET size = max(size, excluded.size)`
-	insertBlockSQL  = `INSERT INTO castore_blocks (id, pack, offset, length, raw, kind) VALUES (?, ?, ?, ?, ?, ?)`
+	insertBlockSQL  = `INSERT INTO castore_blocks (id, pack, offset, length, raw, kind, holes) VALUES (?, ?, ?, ?, ?, ?, 0)`
 	insertObjectSQL = `INSERT INTO castore_objects (digest, block, slot, size, recipe) VALUES (?, ?, ?, ?, ?)
 		ON CONFLICT (digest) DO UPDATE SET block = excluded.block, slot = excluded.slot,
 			size = excluded.size, recipe = excluded.recipe`

@@ -83,6 +83,7 @@ func (s *Store) addShared(d castore.Digest, data []byte) (full *pendingBlock) {
 	b := s.open
 	s.pending[d] = pendingRef{b, uint32(len(b.table))}
 	s.pendingN.Add(1)
+	s.presence.add(d)
 	b.raw = append(b.raw, data...)
 	b.rawLen = len(b.raw)
 	b.table = append(b.table, tableEntry{d, uint64(len(data))})
@@ -106,6 +107,7 @@ func (s *Store) addOwn(d castore.Digest, kind Kind, length uint64, raw []byte) *
 	if kind != KindPathInfo {
 		s.pending[d] = pendingRef{b, 0}
 		s.pendingN.Add(1)
+		s.presence.add(d)
 	}
 	s.inflight[b] = struct{}{}
 	return b
@@ -163,10 +165,18 @@ func (s *Store) appended(b *pendingBlock, at place) {
 	s.unsynced = append(s.unsynced, b)
 	s.unsyncedN += int64(b.rawLen)
 	if s.unsyncedN > flushBytes || len(s.pending) > flushObjects {
-		select {
-		case s.flush <- struct{}{}:
-		default:
-		}
+		signal(s.flush)
+	}
+	if s.presence.full() {
+		signal(s.grow)
+	}
+}
+
+// signal asks for something in the background, unless that was done already.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

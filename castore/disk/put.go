@@ -91,6 +91,9 @@ func (s *Store) present(ctx context.Context, d castore.Digest, dir bool) (bool, 
 	} else {
 		s.holds.Touch(d)
 	}
+	if s.presence.absent(d) {
+		return false, nil
+	}
 	for range moves {
 		loc, found, err := s.find(ctx, d)
 		if err != nil || !found {
@@ -186,6 +189,9 @@ func (s *Store) has(ctx context.Context, d castore.Digest) (bool, error) {
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	s.holds.Touch(d)
+	if s.presence.absent(d) {
+		return false, nil
+	}
 	loc, found, err := s.find(ctx, d)
 	if err != nil || !found {
 		return false, err

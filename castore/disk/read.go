@@ -20,7 +20,7 @@ const moves = 8
 // location. The bytes must not be changed. With a dst they may be read past the
 // cache, into dst, which then must outlive their use.
 func (s *Store) load(ctx context.Context, kind string, d castore.Digest, dst []byte) (location, []byte, error) {
-	loc, found, err := s.find(ctx, d)
+	loc, found, err := s.findToRead(ctx, d)
 	if err != nil {
 		return location{}, nil, err
 	}
@@ -28,6 +28,15 @@ func (s *Store) load(ctx context.Context, kind string, d castore.Digest, dst []b
 		return location{}, nil, castore.NotFound(kind, d)
 	}
 	return s.loadFrom(ctx, loc, kind, d, dst)
+}
+
+// findToRead is find for readers, who may take what the cache has. Whether
+// something is present to stay only the index tells.
+func (s *Store) findToRead(ctx context.Context, d castore.Digest) (location, bool, error) {
+	if loc, ok := s.cache.locate(d); ok {
+		return loc, true, nil
+	}
+	return s.find(ctx, d)
 }
 
 // loadFrom is load for an object that was found at a location, however long ago:
@@ -102,7 +111,7 @@ func (s *Store) fetch(loc *location, dst []byte) (*block, error) {
 		}
 		return s.readBlock(loc.at, dst)
 	}
-	return s.cache.get(loc.block, func() (*block, error) { return s.readBlock(loc.at, nil) })
+	return s.cache.get(loc, func() (*block, error) { return s.readBlock(loc.at, nil) })
 }
 
 func (s *Store) readBlock(at place, dst []byte) (*block, error) {
@@ -127,7 +136,7 @@ func (s *Store) Open(ctx context.Context, d castore.Digest) (castore.Blob, error
 	if d == castore.EmptyDigest {
 		return &smallBlob{store: s, digest: d}, nil
 	}
-	loc, found, err := s.find(ctx, d)
+	loc, found, err := s.findToRead(ctx, d)
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("open blob: %w", err)

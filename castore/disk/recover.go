@@ -224,7 +224,7 @@ func checkObjects(b *block) error {
 // indexBlocks records blocks found in a pack, keeping the places of objects that
 // the index has already.
 func (s *Store) indexBlocks(ctx context.Context, end packEnd, blocks []*pendingBlock) error {
-	return s.index.db.Write(ctx, func(tx *sqldb.Tx) error {
+	return s.index.db.Reclaim(ctx, func(tx *sqldb.Tx) error {
 		if err := insertPacks(tx, []packEnd{end}); err != nil {
 			return err
 		}

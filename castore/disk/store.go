@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -59,15 +60,16 @@ var ErrLocked = errors.New("in use by another process")
 
 // Store is a castore in pack files. All methods may be called concurrently.
 type Store struct {
-	opts   Options
-	log    *slog.Logger
-	lock   *os.File
-	index  *index
-	packs  *packs
-	append *appender
-	cache  *cache
-	health health
-	holds  holds.Set
+	opts     Options
+	log      *slog.Logger
+	lock     *os.File
+	index    *index
+	packs    *packs
+	append   *appender
+	cache    *cache
+	health   health
+	presence presence
+	holds    holds.Set
 
 	// gate lets a sweep decide what goes while nobody is in the middle of
 	// finding out whether something is present.
@@ -78,8 +80,10 @@ type Store struct {
 	sweepMu sync.Mutex // held by the sweep that runs
 	retryMu sync.Mutex // held while stuck blocks are tried again
 
-	jobs    chan func() // for the workers
-	flush   chan struct{}
+	jobs    chan func()   // for the workers
+	flush   chan struct{} // asks for a synchronisation in the background
+	grow    chan struct{} // asks for a larger filter
+	cancel  func()        // ends the making of a filter
 	stop    chan struct{} // closed by Close when no call is left
 	workers sync.WaitGroup
 	calls   *calls
@@ -155,6 +159,7 @@ func newStore(ctx context.Context, opts Options) (*Store, error) {
 		cache:    newCache(opts.CacheBytes),
 		jobs:     make(chan func(), opts.Workers),
 		flush:    make(chan struct{}, 1),
+		grow:     make(chan struct{}, 1),
 		stop:     make(chan struct{}),
 		calls:    newCalls(),
 		pending:  make(map[castore.Digest]pendingRef),
@@ -184,8 +189,12 @@ func (s *Store) start() {
 		s.workers.Add(1)
 		go s.work()
 	}
-	s.workers.Add(1)
+	s.workers.Add(2)
 	go s.flushLoop()
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	go s.filterLoop(ctx)
+	s.grow <- struct{}{}
 }
 
 // work runs jobs until the store stops. Jobs never wait for other jobs.
@@ -220,7 +229,13 @@ func (s *Store) Close() error {
 		return nil
 	}
 	err := s.sync(context.Background())
+	if errors.Is(err, syscall.ENOSPC) {
+		// Nobody was told that it is safe, and it cannot be made so.
+		s.log.Warn("disk is full; what was not synced is dropped", "err", err)
+		err = nil
+	}
 	close(s.stop)
+	s.cancel()
 	s.workers.Wait()
 	s.append.close()
 	s.packs.closeAll()

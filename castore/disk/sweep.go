@@ -39,7 +39,8 @@ type sweep struct {
 	opts     castore.SweepOptions
 	boundary uint64
 	marker   *marker
-	blocks   []blockRow // up to the boundary, by id
+	blocks   []blockRow          // up to the boundary, by id
+	punched  map[uint64]struct{} // blocks known to have holes
 	res      castore.SweepResult
 }
 
@@ -63,7 +64,7 @@ func (s *Store) Sweep(ctx context.Context, live castore.LiveSet, opts castore.Sw
 	if opts.DeadFraction == 0 {
 		opts.DeadFraction = defaultDeadFraction
 	}
-	sw := &sweep{Store: s, opts: opts, marker: newMarker(s)}
+	sw := &sweep{Store: s, opts: opts, marker: newMarker(s), punched: make(map[uint64]struct{})}
 	if err := sw.run(ctx, live); err != nil {
 		return sw.res, fmt.Errorf("sweep castore: %w", err)
 	}
@@ -258,7 +259,13 @@ func (sw *sweep) dropDeadPacks(ctx context.Context) error {
 	if err := sw.index.deletePacks(ctx, dead); err != nil {
 		return err
 	}
-	sw.blocks = slices.DeleteFunc(sw.blocks, func(b blockRow) bool { return slices.Contains(dead, b.pack) })
+	sw.blocks = slices.DeleteFunc(sw.blocks, func(b blockRow) bool {
+		if !slices.Contains(dead, b.pack) {
+			return false
+		}
+		sw.cache.forget(b.id)
+		return true
+	})
 	_, err = sw.index.purge(ctx)
 	return err
 }
@@ -370,7 +377,13 @@ func (sw *sweep) deleteBatch(ctx context.Context, batch []objectRow) error {
 		}
 	}
 	sw.gate.Unlock()
+	holed := sw.punch(doomed)
 	err := sw.index.db.Reclaim(ctx, func(tx *sqldb.Tx) error {
+		for _, id := range holed {
+			if _, err := tx.Exec("UPDATE castore_blocks SET holes = 1 WHERE id = ?", id); err != nil {
+				return err
+			}
+		}
 		for i := range doomed {
 			// Not if the object was stored anew: then its block is another.
 			_, err := tx.Exec("DELETE FROM castore_objects WHERE digest = ? AND block = ?",
@@ -396,6 +409,20 @@ func (sw *sweep) deleteBatch(ctx context.Context, batch []objectRow) error {
 	return nil
 }
 
+// punch makes holes in the blocks of objects that are about to go, before they go,
+// and returns those blocks that had none.
+func (sw *sweep) punch(doomed []objectRow) (holed []uint64) {
+	for i := range doomed {
+		id := doomed[i].block
+		if _, ok := sw.punched[id]; !ok {
+			sw.punched[id] = struct{}{}
+			sw.cache.punch(id)
+			holed = append(holed, id)
+		}
+	}
+	return holed
+}
+
 // dropDeadBlocks deletes the rows of blocks without objects.
 func (sw *sweep) dropDeadBlocks(ctx context.Context) error {
 	var dead []uint64
@@ -419,7 +446,7 @@ func (sw *sweep) dropDeadBlocks(ctx context.Context) error {
 			return err
 		}
 		for _, id := range batch {
-			sw.cache.drop(id)
+			sw.cache.forget(id)
 		}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,7 +39,10 @@ func (s *Store) Verify(ctx context.Context, report func(castore.Problem)) error 
 
 func (v *verifier) run(ctx context.Context) error {
 	if err := v.sync(ctx); err != nil {
-		return err
+		if !errors.Is(err, syscall.ENOSPC) {
+			return err
+		}
+		v.log.Warn("disk is full; verifying without the newest data", "err", err)
 	}
 	if err := v.checkPacks(ctx); err != nil {
 		return err

@@ -24,7 +24,7 @@ func (db *DB) Migrate(ctx context.Context, component string, migrations fs.FS) e
 		return fmt.Errorf("migrate %s: %w", component, err)
 	}
 	version := 0
-	err = db.Write(ctx, func(tx *Tx) error {
+	err = db.Reclaim(ctx, func(tx *Tx) error {
 		if _, err := tx.Exec(createVersions); err != nil {
 			return err
 		}
@@ -45,7 +45,7 @@ func (db *DB) Migrate(ctx context.Context, component string, migrations fs.FS) e
 		if err != nil {
 			return fmt.Errorf("migrate %s: %w", component, err)
 		}
-		err = db.Write(ctx, func(tx *Tx) error {
+		err = db.Reclaim(ctx, func(tx *Tx) error {
 			if err := tx.c.exec(string(script)); err != nil {
 				return err
 			}

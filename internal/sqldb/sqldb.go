@@ -124,13 +124,12 @@ func Open(path string, opts Options) (*DB, error) {
 		closeWriter: make(chan struct{}),
 		written:     make(chan struct{}),
 	}
-	writer, err := openConn(path, opts, true)
-	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
+	writer, checkpointer, err := openWriters(path, opts)
+	if err != nil && db.FreeReserve() {
+		// To open needs some space too: for the index of the log at least.
+		writer, checkpointer, err = openWriters(path, opts)
 	}
-	checkpointer, err := openConn(path, opts, true)
 	if err != nil {
-		writer.close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
 	for range opts.Readers {
@@ -141,6 +140,22 @@ func Open(path string, opts Options) (*DB, error) {
 	go db.writeLoop(writer)
 	go db.checkpointLoop(checkpointer)
 	return db, nil
+}
+
+// openWriters opens the connections that write, and has SQLite make its files.
+func openWriters(path string, opts Options) (writer, checkpointer *conn, err error) {
+	if writer, err = openConn(path, opts, true); err != nil {
+		return nil, nil, err
+	}
+	err = writer.exec("SELECT count(*) FROM sqlite_schema")
+	if err == nil {
+		checkpointer, err = openConn(path, opts, true)
+	}
+	if err != nil {
+		writer.close()
+		return nil, nil, err
+	}
+	return writer, checkpointer, nil
 }
 
 // Path returns the absolute path of the database file.

@@ -16,7 +16,8 @@ CREATE TABLE castore_blocks (
 	offset INTEGER NOT NULL,     -- of the record in the pack
 	length INTEGER NOT NULL,     -- of the record: header, table and payload
 	raw    INTEGER NOT NULL,     -- length of the decoded payload
-	kind   INTEGER NOT NULL      -- Kind in format.go
+	kind   INTEGER NOT NULL,     -- Kind in format.go
+	holes  INTEGER NOT NULL      -- 1: not all objects in its table are alive
 ) STRICT;
 
 CREATE INDEX castore_blocks_by_pack ON castore_blocks (pack, offset);

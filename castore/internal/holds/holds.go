@@ -31,16 +31,24 @@ type generation struct {
 func (s *Set) Hold() (release func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var g *generation
 	if n := len(s.generations); n > 0 && len(s.generations[n-1].short) == 0 {
-		g = s.generations[n-1]
-	} else {
-		g = &generation{
-			short: make(map[uint64]struct{}),
-			dirs:  make(map[castore.Digest]struct{}),
-		}
-		s.generations = append(s.generations, g)
+		return s.join(s.generations[n-1])
 	}
+	return s.begin()
+}
+
+// begin makes a generation with a hold. The caller holds mu.
+func (s *Set) begin() (release func()) {
+	g := &generation{
+		short: make(map[uint64]struct{}),
+		dirs:  make(map[castore.Digest]struct{}),
+	}
+	s.generations = append(s.generations, g)
+	return s.join(g)
+}
+
+// join adds a hold to a generation. The caller holds mu.
+func (s *Set) join(g *generation) (release func()) {
 	g.holds++
 	return sync.OnceFunc(func() { s.release(g) })
 }
@@ -50,14 +58,11 @@ func (s *Set) Hold() (release func()) {
 // after the sweep has read its roots, and become alive just then.
 func (s *Set) HoldAll() (release func()) {
 	s.mu.Lock()
-	if len(s.generations) > 0 {
-		g := s.generations[0]
-		g.holds++
-		s.mu.Unlock()
-		return sync.OnceFunc(func() { s.release(g) })
+	defer s.mu.Unlock()
+	if len(s.generations) == 0 {
+		return s.begin()
 	}
-	s.mu.Unlock()
-	return s.Hold()
+	return s.join(s.generations[0])
 }
 
 // release ends a hold of g. When it was the last one, what g holds belongs to
