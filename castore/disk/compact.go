@@ -18,7 +18,7 @@ const (
 	// compactBatch is how much is moved before the index learns of it.
 	compactBatch = 64 << 20
 	// compactSlack is the space that must stay available beside a copy.
-	compactSlack = 64 << 20
+	compactSlack = 8 << 20
 )
 
 // compact rewrites the packs of which enough is dead. Want of space, or damage
