@@ -251,7 +251,7 @@ func fullRestart(dir string) error {
 		return fmt.Errorf("Sweep after a restart: %+v, %v", res, err)
 	}
 	freed := res.FreedBytes
-	res, err = s.Sweep(ctx, nil, castore.SweepOptions{})
+	res, err = s.Sweep(ctx, castore.LiveNodes{}, castore.SweepOptions{})
 	if freed += res.FreedBytes; err != nil || freed < 5<<20 {
 		return fmt.Errorf("second Sweep after a restart: %+v, %v", res, err)
 	}
