@@ -133,6 +133,9 @@ func (sw *sweep) compactPack(ctx context.Context, id uint32) error {
 	if err := m.commit(ctx, true); err != nil {
 		return err
 	}
+	if err := sw.index.db.Flush(); err != nil {
+		return err
+	}
 	n, err := sw.packs.remove(id)
 	if err != nil {
 		return err

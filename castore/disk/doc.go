@@ -44,12 +44,16 @@
 //
 // # Life of a put
 //
-// The bytes join the open block (pending.go) and are readable there. A full
-// block is encoded by one of the workers and appended to the active pack.
+// A filter in memory (filter.go) tells most new objects from those that are
+// there; for the others the index is asked, and the block looked at once. The
+// bytes join the open block (pending.go) and are readable there. A full block
+// is encoded by one of the workers and appended to the active pack.
 // [Store.Sync] waits for the blocks on their way, makes the packs durable, and
 // only then commits the index rows: the index never points to what may be lost.
 // What a pack holds after its committed size was never promised; at the next
-// start whole records there are indexed, and the rest is cut off.
+// start whole records there are indexed, and the rest is cut off. So a loss of
+// power loses no object either for which a Sync returned, though the database may
+// lose its last transactions.
 //
 // A write that fails for want of space is kept in memory and tried again: puts
 // and syncs fail until it succeeds, and no caller whose data is not stored ever
@@ -57,19 +61,20 @@
 //
 // # Life of a read
 //
-// An object is looked up among the pending ones, then in the index, which gives
-// a block and a slot. The whole record is read, its checksums and the digest in
-// the slot are compared, and the decoded block goes to a bounded cache. So a
-// damaged pack or a wrong index row gives an error, never other bytes. Blocks
-// keep their id when compaction moves them; a reader that comes too late to the
-// old place looks the object up again.
+// An object is looked up in the blocks in the cache, among the pending ones, then
+// in the index, which gives a block and a slot. The whole record is read, its
+// checksums and the digest in the slot are compared, and the decoded block goes
+// to a bounded cache. So a damaged pack or a wrong index row gives an error,
+// never other bytes. Blocks keep their id when compaction moves them; a reader
+// that comes too late to the old place looks the object up again.
 //
 // # Sweeping
 //
 // Sweep marks from the live roots, counts what lives in each block, unlinks
 // packs without life before anything is written, deletes the index rows of dead
-// objects, and rewrites packs that are dead in good part. See sweep.go for how
-// this goes on beside puts.
+// objects, and rewrites packs that are dead in good part. Before a pack is
+// unlinked the database is made durable, lest a loss of power brings rows back
+// whose data is gone. See sweep.go for how this goes on beside puts.
 //
 // # Locks
 //

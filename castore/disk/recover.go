@@ -36,6 +36,9 @@ func (s *Store) recover(ctx context.Context) error {
 		known[row.id] = row
 		s.append.nextID = max(s.append.nextID, row.id+1)
 		if row.dead {
+			if err := s.index.db.Flush(); err != nil {
+				return err
+			}
 			if _, err := s.packs.remove(row.id); err != nil {
 				return err
 			}

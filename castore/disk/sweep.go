@@ -115,6 +115,9 @@ func (sw *sweep) begin(ctx context.Context) error {
 	sw.mu.Unlock()
 	sw.submit(open)
 	err := sw.sync(ctx)
+	if errors.Is(err, syscall.ENOSPC) && sw.index.db.FreeReserve() {
+		err = sw.sync(ctx)
+	}
 	if errors.Is(err, syscall.ENOSPC) {
 		sw.log.Warn("disk is full; sweeping without the newest data", "err", err)
 		err = nil
@@ -245,6 +248,10 @@ func (sw *sweep) dropDeadPacks(ctx context.Context) error {
 	slices.Sort(dead)
 	dead, err := sw.condemnPacks(ctx, dead)
 	if err != nil || len(dead) == 0 {
+		return err
+	}
+	// The roots that made them dead must not come back either.
+	if err := sw.index.db.Flush(); err != nil {
 		return err
 	}
 	for _, id := range dead {

@@ -72,14 +72,30 @@ func (s *Store) synchronise(ctx context.Context) error {
 	for _, b := range waits {
 		<-b.done
 	}
+	// What is in the packs comes first: on a full disk a sweep can only give
+	// back the space of what the index knows.
+	if err := s.commitAppended(ctx); err != nil {
+		return err
+	}
+	if !s.isStuck() {
+		return nil
+	}
 	if err := s.retryStuck(); err != nil {
 		return err
 	}
+	return s.commitAppended(ctx)
+}
+
+func (s *Store) isStuck() bool {
 	s.mu.Lock()
-	batch := s.unsynced
-	batchN := s.unsyncedN
-	s.unsynced, s.unsyncedN = nil, 0
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	return len(s.stuck) > 0
+}
+
+// commitAppended makes the packs durable and commits the index rows of what was
+// appended to them. The caller holds syncMu, or is alone.
+func (s *Store) commitAppended(ctx context.Context) error {
+	batch, batchN := s.takeUnsynced()
 	if len(batch) == 0 {
 		return nil
 	}
@@ -108,6 +124,26 @@ func (s *Store) synchronise(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// takeUnsynced returns the blocks that are to be committed next. While blocks are
+// stuck, recipes wait: the index must not know a large blob before its chunks.
+func (s *Store) takeUnsynced() (batch []*pendingBlock, bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var wait []*pendingBlock
+	var waitN int64
+	for _, b := range s.unsynced {
+		if b.kind == KindRecipe && len(s.stuck) > 0 {
+			wait = append(wait, b)
+			waitN += int64(b.rawLen)
+			continue
+		}
+		batch = append(batch, b)
+		bytes += int64(b.rawLen)
+	}
+	s.unsynced, s.unsyncedN = wait, waitN
+	return batch, bytes
 }
 
 // flushLoop bounds what waits for a Sync.

@@ -2,7 +2,10 @@ package sqldb
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 )
 
 // logHardFactor times CheckpointBytes is the size of the write-ahead log at
@@ -49,6 +52,35 @@ func (db *DB) runCheckpoint(c *conn) {
 	if err := c.exec("PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
 		db.opts.Logger.Warn("checkpoint failed", "database", db.path, "err", err)
 	}
+}
+
+// Flush makes everything durable that was committed before: after a loss of power
+// it is still there. It is for those who are about to destroy, outside of the
+// database, what only an older state of it would need.
+func (db *DB) Flush() error {
+	if err := db.enter(); err != nil {
+		return err
+	}
+	defer db.leave()
+	// What is not in the log any more was made durable when it left it. SQLite
+	// takes no locks on the log, which closing a file would drop.
+	f, err := os.Open(db.path + "-wal")
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // nothing was committed since the database was opened
+	}
+	if err != nil {
+		return fmt.Errorf("flush database: %w", err)
+	}
+	defer f.Close()
+	dir, err := os.Open(filepath.Dir(db.path))
+	if err != nil {
+		return fmt.Errorf("flush database: %w", err)
+	}
+	defer dir.Close()
+	if err := errors.Join(f.Sync(), dir.Sync()); err != nil {
+		return fmt.Errorf("flush database: %w", err)
+	}
+	return nil
 }
 
 // shrinkStep is the number of pages that one step of Shrink gives back.

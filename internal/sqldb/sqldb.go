@@ -20,7 +20,7 @@
 // Write did survives the death of the process at once. After a loss of power
 // the database is whole, but the last transactions may be missing: always a
 // suffix in the order of submission, so what was committed first is never lost
-// alone.
+// alone. [DB.Flush] makes them durable where that matters.
 //
 // # Full disk
 //

@@ -282,6 +282,11 @@ func TestLogIsBounded(t *testing.T) {
 	largest := int64(0)
 	for i := range 300 {
 		exec(t, db, "INSERT INTO t VALUES (?, ?)", i, make([]byte, 20_000))
+		if i%50 == 0 {
+			if err := db.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		largest = max(largest, fileSize(db.Path()+"-wal"))
 	}
 	// The hard limit and one transaction more.
@@ -305,6 +310,7 @@ func TestClosed(t *testing.T) {
 		db.Write(ctx, func(*Tx) error { return nil }),
 		db.Read(ctx, func(*Tx) error { return nil }),
 		db.Lookup(ctx, func(*Tx) error { return nil }),
+		db.Flush(),
 	} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("got %v, want ErrClosed", err)
