@@ -21,8 +21,8 @@ const (
 	compactSlack = 8 << 20
 )
 
-// compact rewrites the packs of which enough is dead. Want of space, or damage
-// in a pack, leaves a pack as it is.
+// compact rewrites the packs of which enough is dead. Damage in a pack leaves it
+// as it is; for want of space the dead parts are cut out where they lie.
 func (sw *sweep) compact(ctx context.Context) error {
 	type candidate struct {
 		id           uint32
@@ -50,8 +50,14 @@ func (sw *sweep) compact(ctx context.Context) error {
 			return err
 		}
 		if !sw.hasRoom(c.stored) {
-			sw.log.Warn("no room to compact packs", "pack", c.id)
-			return nil
+			n, err := sw.punchPack(ctx, c.id)
+			if err != nil {
+				return err
+			}
+			sw.freed(n)
+			if !sw.hasRoom(c.stored) {
+				continue
+			}
 		}
 		if idle, err := sw.idlePacks(ctx, []uint32{c.id}); err != nil || len(idle) == 0 {
 			if err != nil {
@@ -61,8 +67,7 @@ func (sw *sweep) compact(ctx context.Context) error {
 		}
 		switch err := sw.compactPack(ctx, c.id); {
 		case errors.Is(err, syscall.ENOSPC):
-			sw.log.Warn("no room to compact packs", "pack", c.id, "err", err)
-			return nil
+			sw.log.Warn("no room to compact pack", "pack", c.id, "err", err)
 		case errors.Is(err, errFormat), errors.Is(err, errChecksum):
 			sw.log.Warn("damaged pack is not compacted", "pack", c.id, "err", err)
 		case err != nil:

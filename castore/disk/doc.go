@@ -76,6 +76,10 @@
 // unlinked the database is made durable, lest a loss of power brings rows back
 // whose data is gone. See sweep.go for how this goes on beside puts.
 //
+// When there is no room to rewrite a pack, the payloads of its dead records are
+// punched out of the file (punch.go). Headers and tables stay, so a scan steps
+// over them.
+//
 // # Locks
 //
 // In the order in which they may be taken: sweepMu, syncMu, retryMu,

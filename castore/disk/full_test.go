@@ -41,13 +41,14 @@ func fullChild(dir string) {
 		fmt.Println("skip: cannot make mounts private:", err)
 		return
 	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=48m"); err != nil {
 		fmt.Println("skip: cannot mount a tmpfs:", err)
 		return
 	}
 	for name, test := range map[string]func(dir string) error{
 		"stuck":   fullStuck,
 		"sweep":   fullSweep,
+		"punch":   fullPunch,
 		"restart": fullRestart,
 	} {
 		sub := filepath.Join(dir, name)
@@ -259,4 +260,72 @@ func fullRestart(dir string) error {
 		return err
 	}
 	return s.Sync(ctx)
+}
+
+// fullPunch collects a full disk on which the only pack is half alive: there is no
+// room to copy what lives, but the dead blocks' space comes back.
+func fullPunch(dir string) error {
+	ctx := context.Background()
+	s, err := tryOpenDB(dir, func(o *sqldb.Options) { o.ReserveBytes = 4 << 20 }, nil)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	var live castore.LiveNodes
+	const size = 100 << 10
+	for i := range uint64(100) {
+		d, err := s.PutBlob(ctx, noise(size, i))
+		if err != nil {
+			return err
+		}
+		if i%2 == 0 {
+			live = append(live, castore.Node{Kind: castore.KindFile, Digest: d, Size: size})
+		}
+	}
+	if err := s.Sync(ctx); err != nil {
+		return err
+	}
+	ballast := filepath.Join(filepath.Dir(dir), "ballast")
+	if err := fill(ballast); err != nil {
+		return err
+	}
+	intact := func(when string) error {
+		for i, n := range live {
+			if got, err := readBlob(s, n.Digest); err != nil || castore.Sum(got) != n.Digest {
+				return fmt.Errorf("%s, live blob %d: %v", when, i, err)
+			}
+		}
+		var problems []castore.Problem
+		if err := s.Verify(ctx, func(p castore.Problem) { problems = append(problems, p) }); err != nil || len(problems) > 0 {
+			return fmt.Errorf("%s: verify: %v %v", when, problems, err)
+		}
+		return nil
+	}
+	res, err := s.Sweep(ctx, live, castore.SweepOptions{})
+	if err != nil || res.FreedBytes < 40*size {
+		return fmt.Errorf("sweep on a full disk: %+v, %v", res, err)
+	}
+	if err := intact("after punching"); err != nil {
+		return err
+	}
+	found := 0
+	err = ScanPack(filepath.Join(dir, "packs", "000001.pack"),
+		func(Record) error { found++; return nil },
+		func(offset int64, err error) { found = -1 << 20 })
+	if err != nil || found != len(live) {
+		return fmt.Errorf("scan of a pack with holes: %d records, %v", found, err)
+	}
+	if _, err := s.PutBlob(ctx, noise(3*size, 1000)); err != nil {
+		return fmt.Errorf("put after the sweep: %w", err)
+	}
+	if err := s.Sync(ctx); err != nil {
+		return fmt.Errorf("sync after the sweep: %w", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		return err
+	}
+	if _, err := s.Sweep(ctx, live, castore.SweepOptions{}); err != nil {
+		return fmt.Errorf("sweep with room: %w", err)
+	}
+	return intact("after compacting")
 }

@@ -276,6 +276,14 @@ func (ix *index) scan(ctx context.Context, fn func([]objectRow) error) error {
 	}
 }
 
+// hasBlock tells whether a block is in the index.
+func (ix *index) hasBlock(ctx context.Context, id uint64) (there bool, err error) {
+	err = ix.db.Lookup(ctx, func(tx *sqldb.Tx) error {
+		return tx.QueryRow("SELECT EXISTS (SELECT 1 FROM castore_blocks WHERE id = ?)", id).Scan(&there)
+	})
+	return there, err
+}
+
 // recipes returns the digests of all large blobs up to a block.
 func (ix *index) recipes(ctx context.Context, boundary uint64) (digests []castore.Digest, err error) {
 	err = ix.db.Lookup(ctx, func(tx *sqldb.Tx) error {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // errPackGone says that a pack is not there any more: it was swept, or what was
@@ -122,7 +123,7 @@ func (ps *packs) closeFile(p *pack) {
 }
 
 // remove forgets a pack and unlinks its file. Readers that are in it may finish.
-// It returns the size of the file.
+// It returns the space that the file took.
 func (ps *packs) remove(id uint32) (int64, error) {
 	ps.mu.Lock()
 	p := ps.byID[id]
@@ -144,6 +145,9 @@ func (ps *packs) remove(id uint32) (int64, error) {
 	}
 	if err := os.Remove(path); err != nil {
 		return 0, fmt.Errorf("remove pack: %w", err)
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return min(fi.Size(), st.Blocks*512), nil // there may be holes in it
 	}
 	return fi.Size(), nil
 }

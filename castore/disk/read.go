@@ -55,10 +55,10 @@ func (s *Store) loadFrom(ctx context.Context, loc location, kind string, d casto
 			return location{}, nil, err
 		}
 		switch {
-		case !isGone(last) && (!found || loc.block == old.block):
-			return location{}, nil, s.readError(kind, d, &old, last)
 		case !found:
-			return location{}, nil, castore.NotFound(kind, d)
+			return location{}, nil, castore.NotFound(kind, d) // swept
+		case !isGone(last) && loc.block == old.block:
+			return location{}, nil, s.readError(kind, d, &old, last)
 		}
 		// It has moved, or was healed.
 	}

@@ -151,6 +151,19 @@ func (sc *scanner) tableIsGood(h *header, at int64) bool {
 // or errChecksum, with the position unchanged. The block is valid until the next
 // call.
 func (sc *scanner) next() (place, *block, error) {
+	for {
+		at, b, err := sc.record()
+		if err != errPunched {
+			return at, b, err
+		}
+		sc.pos += at.length
+	}
+}
+
+// errPunched says that a record was dead, and its space given back.
+var errPunched = errors.New("record is punched")
+
+func (sc *scanner) record() (place, *block, error) {
 	at := place{pack: sc.id, offset: sc.pos}
 	if sc.pos >= sc.size {
 		return at, nil, io.EOF
@@ -175,6 +188,9 @@ func (sc *scanner) next() (place, *block, error) {
 		return at, nil, torn(err)
 	}
 	b, err := decodeRecord(rec, sc.salt, sc.pos, nil)
+	if errors.Is(err, errChecksum) && h.isPunched(rec, sc.pos) {
+		return at, nil, errPunched
+	}
 	if err != nil {
 		return at, nil, wrapDamage(err)
 	}

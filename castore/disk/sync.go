@@ -63,15 +63,7 @@ func (s *Store) synchronise(ctx context.Context) error {
 	open := s.sealOpen()
 	s.mu.Unlock()
 	s.submit(open)
-	s.mu.Lock()
-	waits := make([]*pendingBlock, 0, len(s.inflight))
-	for b := range s.inflight {
-		waits = append(waits, b)
-	}
-	s.mu.Unlock()
-	for _, b := range waits {
-		<-b.done
-	}
+	s.awaitInflight()
 	// What is in the packs comes first: on a full disk a sweep can only give
 	// back the space of what the index knows.
 	if err := s.commitAppended(ctx); err != nil {
@@ -84,6 +76,19 @@ func (s *Store) synchronise(ctx context.Context) error {
 		return err
 	}
 	return s.commitAppended(ctx)
+}
+
+// awaitInflight waits until the blocks that are sealed now are appended or stuck.
+func (s *Store) awaitInflight() {
+	s.mu.Lock()
+	waits := make([]*pendingBlock, 0, len(s.inflight))
+	for b := range s.inflight {
+		waits = append(waits, b)
+	}
+	s.mu.Unlock()
+	for _, b := range waits {
+		<-b.done
+	}
 }
 
 func (s *Store) isStuck() bool {

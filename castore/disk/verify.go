@@ -170,6 +170,9 @@ func (v *verifier) checkBlock(ctx context.Context, b *blockRow, dst []byte) erro
 		}
 	}
 	if err != nil {
+		if there, lerr := v.index.hasBlock(ctx, b.id); lerr != nil || !there {
+			return lerr // swept meanwhile
+		}
 		v.damaged(b, castore.Problem{Where: where, Err: err})
 		return nil
 	}
