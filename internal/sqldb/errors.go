@@ -23,12 +23,18 @@ func translate(err error) error {
 		return err
 	}
 	switch {
-	case e.Code == sqlite3.ErrFull,
-		e.Code == sqlite3.ErrIoErr && e.SystemErrno == syscall.ENOSPC,
-		e.Code == sqlite3.ErrIoErr && e.SystemErrno == syscall.EDQUOT:
+	case e.Code == sqlite3.ErrFull, isForSpace(e):
 		return fmt.Errorf("%w: %w", syscall.ENOSPC, err)
 	case e.Code == sqlite3.ErrConstraint:
 		return fmt.Errorf("%w: %w", ErrConstraint, err)
 	}
 	return err
+}
+
+// isForSpace tells whether a file could not be made or extended for want of space.
+func isForSpace(e sqlite3.Error) bool {
+	if e.Code != sqlite3.ErrIoErr && e.Code != sqlite3.ErrCantOpen {
+		return false
+	}
+	return e.SystemErrno == syscall.ENOSPC || e.SystemErrno == syscall.EDQUOT
 }

@@ -25,7 +25,8 @@
 // # Full disk
 //
 // Errors for want of space wrap [syscall.ENOSPC]. A reserve file beside the
-// database lets deletions go on: [DB.Reclaim] gives it up when it must.
+// database lets deletions go on: [DB.Reclaim] gives it up when it must, and so
+// does [Open].
 package sqldb
 
 import (
@@ -37,6 +38,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"syscall"
 )
 
 // Options configures [Open]. The zero value is good for production.
@@ -125,7 +127,7 @@ func Open(path string, opts Options) (*DB, error) {
 		written:     make(chan struct{}),
 	}
 	writer, checkpointer, err := openWriters(path, opts)
-	if err != nil && db.FreeReserve() {
+	if errors.Is(err, syscall.ENOSPC) && db.FreeReserve() {
 		// To open needs some space too: for the index of the log at least.
 		writer, checkpointer, err = openWriters(path, opts)
 	}
