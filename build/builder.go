@@ -90,6 +90,7 @@ type Builder struct {
 	mu      sync.Mutex
 	closed  bool                      // guarded by mu
 	jobs    map[jobKey]*job           // waiting or running; guarded by mu
+	making  map[storepath.Path]bool   // outputs of the jobs that run; guarded by mu
 	fetches map[storepath.Path]*fetch // running; guarded by mu
 	queues  []*session                // with jobs that wait, next turn first; guarded by mu
 	running int                       // jobs that have a slot; guarded by mu
@@ -106,6 +107,7 @@ func New(o Options) (*Builder, error) {
 		sign:      o.Sign,
 		logger:    o.Logger,
 		jobs:      make(map[jobKey]*job),
+		making:    make(map[storepath.Path]bool),
 		fetches:   make(map[storepath.Path]*fetch),
 
 		fetchSlots: make(chan struct{}, maxFetches),

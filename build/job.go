@@ -3,6 +3,7 @@ package build
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/tvixd/tvixd/derivation"
@@ -83,26 +84,46 @@ func (b *Builder) dispatch() {
 	for refused := 0; refused < len(b.queues); {
 		s := b.queues[0]
 		b.queues = b.queues[1:]
-		for len(s.queue) > 0 && (s.queue[0].started || s.queue[0].over) {
-			s.queue = s.queue[1:]
-		}
+		s.queue = slices.DeleteFunc(s.queue, func(j *job) bool { return j.started || j.over })
 		if len(s.queue) == 0 {
 			continue
 		}
 		b.queues = append(b.queues, s)
-		j := s.queue[0]
-		if b.running >= j.settings.MaxJobs {
+		i := slices.IndexFunc(s.queue, func(j *job) bool { return !b.inTheWay(j) })
+		if i < 0 || b.running >= s.queue[i].settings.MaxJobs {
 			refused++
 			continue
 		}
 		refused = 0
+		j := s.queue[i]
 		b.running++
+		for _, p := range j.outputs() {
+			b.making[p] = true
+		}
 		j.started = true
 		for _, g := range j.goals {
 			g.s.notify(event{goal: g, started: true})
 		}
 		b.tasks.Go(j.run)
 	}
+}
+
+// inTheWay tells whether another job is making an output of j: different
+// derivations can have a fixed output in common. When it is done, j finds the
+// output valid, or tries itself. The caller holds mu.
+func (b *Builder) inTheWay(j *job) bool {
+	return slices.ContainsFunc(j.outputs(), func(p storepath.Path) bool { return b.making[p] })
+}
+
+// outputs are the paths of the outputs, as far as they are known beforehand.
+func (s *jobSpec) outputs() []storepath.Path {
+	var paths []storepath.Path
+	for _, out := range s.drv.Outputs {
+		if !out.Path.IsZero() {
+			paths = append(paths, out.Path)
+		}
+	}
+	return paths
 }
 
 // run does the job and tells all who listen.
@@ -116,6 +137,9 @@ func (j *job) run() {
 	defer b.mu.Unlock()
 	j.end()
 	b.running--
+	for _, p := range j.outputs() {
+		delete(b.making, p)
+	}
 	for s, g := range j.goals {
 		e := event{goal: g, result: o}
 		// A limit that was another client's is not this one's failure.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tvixd/tvixd/nixhash"
 	"github.com/tvixd/tvixd/pathinfo"
 	"github.com/tvixd/tvixd/storepath"
 )
@@ -71,6 +72,39 @@ func TestTwoClientsShareABuild(t *testing.T) {
 		if results[i].Status != Built || sinks[i].output() != "early\nlate" || len(sinks[i].open) != 0 {
 			t.Errorf("client %d: %+v, log %q, open %v", i, results[i], sinks[i].output(), sinks[i].open)
 		}
+	}
+}
+
+// Different derivations may make the same fixed output; one of them does.
+func TestSharedFixedOutput(t *testing.T) {
+	l := newLab(t)
+	wait, open := l.gate("a")
+	fixed := storepath.ContentAddress{Method: storepath.Flat, Hash: nixhash.Sum(nixhash.SHA256, []byte("same\n"))}
+	script := "echo early; " + wait + "echo same > $out"
+	a := l.derive(recipe{name: "same", script: script, fixed: fixed, env: map[string]string{"who": "a"}})
+	b := l.derive(recipe{name: "same", script: script, fixed: fixed, env: map[string]string{"who": "b"}})
+	if a.path == b.path || a.out("out") != b.out("out") {
+		t.Fatalf("%v and %v make %v and %v", a.path, b.path, a.out("out"), b.out("out"))
+	}
+	sink := &recorder{}
+	other := l.derive(recipe{name: "other", script: "echo > $out"})
+	done := make(chan []Result)
+	go func() {
+		res, err := l.builder.Build(context.Background(), l.request(sink, a, b, other))
+		if err != nil {
+			t.Error(err)
+		}
+		done <- res
+	}()
+	// The slot that is left goes to a build that is not in the way.
+	waitFor(t, "the other build", func() bool { return l.valid(other.out("out")) })
+	open()
+	statuses := map[Status]int{}
+	for _, r := range <-done {
+		statuses[r.Status]++
+	}
+	if statuses[Built] != 2 || statuses[AlreadyValid] != 1 {
+		t.Errorf("statuses %v", statuses)
 	}
 }
 
