@@ -48,3 +48,24 @@ func (e *objectError) Error() string {
 }
 
 func (e *objectError) Unwrap() error { return e.err }
+
+// DamageError is returned by [Keeper.Sweep] when something alive is missing or
+// damaged. What only that refers to cannot be told from what is dead, and may be
+// of use when the damage is mended; so nothing was dropped.
+type DamageError struct {
+	// Objects are some of the damaged ones, at least one.
+	Objects []DamagedObject
+}
+
+// DamagedObject is something alive that cannot be read.
+type DamagedObject struct {
+	// Root is the live root from which it is reached; the zero node if it is
+	// only held.
+	Root Node
+	// Err names what cannot be read, and wraps [ErrNotFound] or [ErrCorrupt].
+	Err error
+}
+
+func (e *DamageError) Error() string {
+	return fmt.Sprintf("nothing is dropped, since something alive cannot be read: %v", e.Objects[0].Err)
+}

@@ -84,7 +84,9 @@ type Keeper interface {
 	// may be called more than once.
 	Hold() (release func())
 	// Sweep drops the blobs and directories that cannot be reached from the
-	// live roots and are not held, and gives their space back.
+	// live roots and are not held, and gives their space back. If anything that
+	// the roots need is missing or known to be damaged, nothing is dropped and
+	// the error is a [*DamageError].
 	Sweep(ctx context.Context, live LiveSet, opts SweepOptions) (SweepResult, error)
 	// Stats returns the present sizes.
 	Stats(ctx context.Context) (Stats, error)
@@ -134,9 +136,6 @@ type SweepResult struct {
 	DroppedBytes uint64
 	// FreedBytes is the space given back to the file system.
 	FreedBytes uint64
-	// Damaged counts live directories and blobs that could not be read for
-	// marking; what only they refer to is not kept.
-	Damaged uint64
 }
 
 // Stats describes the size of a store.

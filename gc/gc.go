@@ -11,7 +11,8 @@
 //  4. The dead paths are made invalid in one transaction. The store checks the
 //     leases once more in the moment of deletion and keeps what was taken
 //     since; the mount is told by the store's listeners.
-//  5. The castore drops what no valid path needs and gives the space back.
+//  5. The castore drops what no valid path needs and gives the space back. If a
+//     valid path is damaged it drops nothing, and the client is told which.
 //
 // Adds, builds and reads go on beside all of it. One collection runs at a
 // time; others wait for it.
@@ -154,6 +155,7 @@ type Result struct {
 	BytesFreed uint64
 
 	dropped uint64 // bytes of contents
+	damaged bool   // a valid path is damaged, so that nothing was freed
 }
 
 // Collect runs one collection. When it returns an error, paths may have been
@@ -239,6 +241,9 @@ func (c *Collector) deleteDead(ctx context.Context, req Request, g *graph, live 
 		if err := c.deleteAndSweep(ctx, req, g.pathsOf(dead[:n]), &r); err != nil {
 			return r.sorted(), err
 		}
+		if r.damaged {
+			break // nothing tells when enough is freed
+		}
 		dead = dead[n:]
 		if r.dropped > req.MaxFreed {
 			req.Log(levelInfo, fmt.Sprintf("deleted more than %d bytes; stopping", req.MaxFreed))
@@ -251,7 +256,7 @@ func (c *Collector) deleteDead(ctx context.Context, req Request, g *graph, live 
 	if len(r.Paths) == 0 {
 		// Nothing was dead, but an interrupted collection or a refused add may
 		// have left contents behind.
-		if err := c.sweep(ctx, &r); err != nil {
+		if err := c.sweep(ctx, req, &r); err != nil {
 			return r, err
 		}
 	}
@@ -300,19 +305,48 @@ func (c *Collector) deleteAndSweep(ctx context.Context, req Request, paths []sto
 		req.Log(levelInfo, fmt.Sprintf("deleting '%s'", c.dir.Join(p)))
 	}
 	r.Paths = append(r.Paths, deleted...)
-	return c.sweep(ctx, r)
+	return c.sweep(ctx, req, r)
 }
 
-func (c *Collector) sweep(ctx context.Context, r *Result) error {
+// sweep frees the space of what no valid path needs. With a damaged path it frees
+// nothing; that is told and is no error, for the dead paths are deleted.
+func (c *Collector) sweep(ctx context.Context, req Request, r *Result) error {
 	swept, err := c.store.Castore().Sweep(ctx, c.store.PathInfo(), castore.SweepOptions{})
 	r.BytesFreed += swept.FreedBytes
 	r.dropped += swept.DroppedBytes
-	if swept.Damaged > 0 {
-		c.logger.Warn("the collection met damaged contents; verify the store", "objects", swept.Damaged)
+	var damage *castore.DamageError
+	if errors.As(err, &damage) {
+		r.damaged = true
+		err = c.reportDamage(ctx, req, damage)
 	}
 	if err != nil {
 		return fmt.Errorf("free the space of dead paths: %w", err)
 	}
+	return nil
+}
+
+// reportDamage tells the client which valid paths are damaged and how to go on.
+func (c *Collector) reportDamage(ctx context.Context, req Request, damage *castore.DamageError) error {
+	causes := make(map[castore.Node]error)
+	for _, o := range damage.Objects {
+		if o.Root == (castore.Node{}) {
+			req.Log(levelError, fmt.Sprintf("warning: damaged contents in use: %v", o.Err))
+		} else if causes[o.Root] == nil {
+			causes[o.Root] = o.Err
+		}
+	}
+	if len(causes) > 0 {
+		for info, err := range c.store.PathInfo().All(ctx) {
+			if err != nil {
+				return err
+			}
+			if cause := causes[info.Root]; cause != nil {
+				req.Log(levelError, fmt.Sprintf("warning: path '%s' is damaged: %v", c.dir.Join(info.Path), cause))
+			}
+		}
+	}
+	req.Log(levelError, "warning: no space was freed, because what a damaged path still has cannot be told from garbage; "+
+		"repair the path (nix-store --repair-path) or delete it, then collect again; 'tvixd verify --check-contents' finds all damage")
 	return nil
 }
 

@@ -54,6 +54,8 @@ func Run(t *testing.T, suite Suite) {
 		{"SweepChunks", testSweepChunks},
 		{"SweepSharedDigest", testSweepSharedDigest},
 		{"SweepMissing", testSweepMissing},
+		{"SweepDamaged", testSweepDamaged},
+		{"SweepHeldMissing", testSweepHeldMissing},
 		{"SweepRootsError", testSweepRootsError},
 		{"Hold", testHold},
 		{"HoldFound", testHoldFound},

@@ -142,17 +142,6 @@ func testSweepSharedDigest(t *testing.T, suite Suite) {
 	wantGone(t, s, castore.Sum([]byte("below")))
 }
 
-// testSweepMissing has a live root that is not there.
-func testSweepMissing(t *testing.T, suite Suite) {
-	s := open(t, suite)
-	root := tree(t, s, 1)
-	missing := castore.Node{Kind: castore.KindDirectory, Digest: castore.Sum([]byte("missing"))}
-	if res := sweep(t, s, missing, root); res.Damaged != 1 {
-		t.Fatalf("sweep: %+v, want 1 damaged", res)
-	}
-	wantTree(t, s, root)
-}
-
 type failingRoots struct{ err error }
 
 func (f failingRoots) Roots(context.Context) iter.Seq2[castore.Node, error] {

@@ -67,3 +67,11 @@ func (s *digestSet) has(d castore.Digest) bool {
 	}
 	return s.slots[s.slot(key)] == key
 }
+
+// size is the number of members.
+func (s *digestSet) size() int {
+	if s.zero {
+		return s.n + 1
+	}
+	return s.n
+}

@@ -68,7 +68,7 @@ func suiteOf(change func(*Options)) castoretest.Suite {
 			return openTest(tb, s.(*testStore).options.Dir, change)
 		},
 		Damage: func(tb testing.TB, s castore.Store, d castore.Digest) {
-			damage(tb, s.(*testStore), d)
+			hurt(tb, s.(*testStore), d)
 		},
 	}
 }
@@ -87,8 +87,8 @@ func TestSmallPacks(t *testing.T) {
 	}))
 }
 
-// damage changes a byte in the payload of the record that holds an object.
-func damage(tb testing.TB, s *testStore, d castore.Digest) {
+// hurt changes a byte in the payload of the record that holds an object.
+func hurt(tb testing.TB, s *testStore, d castore.Digest) {
 	tb.Helper()
 	if err := s.Sync(context.Background()); err != nil {
 		tb.Fatal(err)

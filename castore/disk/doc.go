@@ -70,7 +70,8 @@
 //
 // # Sweeping
 //
-// Sweep marks from the live roots, counts what lives in each block, unlinks
+// Sweep marks from the live roots, ends if anything they need is missing or
+// damaged, counts what lives in each block, unlinks
 // packs without life before anything is written, deletes the index rows of dead
 // objects, and rewrites packs that are dead in good part. Before a pack is
 // unlinked the database is made durable, lest a loss of power brings rows back

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/tvixd/tvixd/castore"
+	"github.com/tvixd/tvixd/castore/internal/damage"
 	"github.com/tvixd/tvixd/internal/sqldb"
 )
 
@@ -28,7 +29,8 @@ const deleteBatch = 4096
 //     that none is found present after some of its chunks are gone.
 //  4. It counts what lives in each block, without writing anything, and unlinks
 //     the packs in which nothing does: on a full disk, this makes the room for
-//     what follows.
+//     what follows. Before that, the sweep ends if anything alive is missing or
+//     damaged: nothing below it could be told from what is dead.
 //  5. It deletes the index rows of dead objects, batch by batch. A batch is
 //     condemned first, under the gate: who looks for one of its objects from then
 //     on finds it absent and stores it anew, and who found it before has touched
@@ -81,8 +83,14 @@ func (sw *sweep) run(ctx context.Context, live castore.LiveSet) error {
 	if err := sw.condemnRecipes(ctx); err != nil {
 		return err
 	}
-	if err := sw.count(ctx); err != nil {
+	missing, err := sw.count(ctx)
+	if err != nil {
 		return err
+	}
+	if missing || len(sw.marker.unread) > 0 {
+		if err := sw.findDamage(ctx, live); err != nil {
+			return err
+		}
 	}
 	if err := sw.dropDeadPacks(ctx); err != nil {
 		return err
@@ -93,7 +101,6 @@ func (sw *sweep) run(ctx context.Context, live castore.LiveSet) error {
 	if err := sw.dropDeadBlocks(ctx); err != nil {
 		return err
 	}
-	sw.res.Damaged = sw.marker.damaged
 	if sw.opts.DeadFraction > 0 {
 		if err := sw.compact(ctx); err != nil {
 			return err
@@ -175,19 +182,49 @@ func (sw *sweep) dies(d castore.Digest) bool {
 	return !sw.holds.Held(d)
 }
 
-// count adds up what lives in each block.
-func (sw *sweep) count(ctx context.Context) (err error) {
+// count adds up what lives in each block. It tells whether a blob or chunk that the
+// live roots need is not in the index.
+func (sw *sweep) count(ctx context.Context) (missing bool, err error) {
 	if sw.blocks, err = sw.index.blocks(ctx, sw.boundary, 0); err != nil {
-		return err
+		return false, err
 	}
-	return sw.index.scan(ctx, func(rows []objectRow) error {
+	needed := sw.marker.roots.files
+	seen := 0
+	err = sw.index.scan(ctx, func(rows []objectRow) error {
 		for i := range rows {
-			if b := sw.block(rows[i].block); b != nil {
+			b := sw.block(rows[i].block)
+			if b != nil {
 				b.count(&rows[i], !sw.dies(rows[i].digest))
+			}
+			if (b != nil || rows[i].block > sw.boundary) && needed.has(rows[i].digest) {
+				seen++
 			}
 		}
 		return ctx.Err()
 	})
+	return seen < needed.size(), err
+}
+
+// findDamage ends a sweep that cannot reach everything alive, unless what was
+// missed is there after all, in memory.
+func (sw *sweep) findDamage(ctx context.Context, live castore.LiveSet) error {
+	found, err := damage.Find(ctx, damageSource{sw.Store}, live)
+	if err != nil {
+		return err
+	}
+	for _, err := range sw.marker.unread {
+		if len(found) == 0 {
+			// Only held, or mended meanwhile; the walk went without it.
+			found = append(found, castore.DamagedObject{Err: err})
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	for _, o := range found {
+		sw.log.Error("something alive cannot be read; nothing is swept", "root", o.Root.Digest, "err", o.Err)
+	}
+	return &castore.DamageError{Objects: found}
 }
 
 func (b *blockRow) count(o *objectRow, alive bool) {

@@ -133,8 +133,8 @@ func TestSweepDamaged(t *testing.T) {
 		blobs = append(blobs, noise(100<<10, i))
 		mustPut(t, s, blobs[i])
 	}
-	damage(t, s, castore.Sum(blobs[0]))
-	damage(t, s, castore.Sum(blobs[5]))
+	hurt(t, s, castore.Sum(blobs[0]))
+	hurt(t, s, castore.Sum(blobs[5]))
 	res := mustSweep(t, s, fileNodes(blobs[:2]), castore.SweepOptions{})
 	if res.Dropped != 8 {
 		t.Fatalf("Sweep: %+v", res)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/tvixd/tvixd/castore"
+	"github.com/tvixd/tvixd/castore/internal/damage"
 )
 
 // Sync implements [castore.Keeper]. There is nothing to do.
@@ -64,7 +65,7 @@ func (s *Store) Sweep(ctx context.Context, live castore.LiveSet, _ castore.Sweep
 	// were read.
 	release := s.holds.HoldAll()
 	defer release()
-	var roots []castore.Node
+	var roots castore.LiveNodes
 	for n, err := range live.Roots(ctx) {
 		if err != nil {
 			return castore.SweepResult{}, fmt.Errorf("sweep: %w", err)
@@ -76,11 +77,18 @@ func (s *Store) Sweep(ctx context.Context, live castore.LiveSet, _ castore.Sweep
 	if s.closed {
 		return castore.SweepResult{}, castore.ErrClosed
 	}
+	damaged, err := damage.Find(ctx, source{s}, roots)
+	if err != nil {
+		return castore.SweepResult{}, fmt.Errorf("sweep: %w", err)
+	}
+	if len(damaged) > 0 {
+		return castore.SweepResult{}, fmt.Errorf("sweep: %w", &castore.DamageError{Objects: damaged})
+	}
 	for d := range s.holds.Directories() {
 		roots = append(roots, castore.Node{Kind: castore.KindDirectory, Digest: d})
 	}
 	var res castore.SweepResult
-	marked := s.mark(roots, &res)
+	marked := s.mark(roots)
 	for d, data := range s.objects {
 		if _, ok := marked[d]; ok || s.holds.Held(d) {
 			res.Live++
@@ -95,8 +103,28 @@ func (s *Store) Sweep(ctx context.Context, live castore.LiveSet, _ castore.Sweep
 	return res, nil
 }
 
-// mark returns the names of everything that can be reached. The caller holds mu.
-func (s *Store) mark(todo []castore.Node, res *castore.SweepResult) map[castore.Digest]struct{} {
+// source reads the objects of a store of which the caller holds mu.
+type source struct{ *Store }
+
+func (s source) GetDirectory(_ context.Context, d castore.Digest) (*castore.Directory, error) {
+	data, ok := s.objects[d]
+	dir, err := castore.DecodeDirectory(data)
+	if err != nil || !ok && d != castore.EmptyDigest {
+		return nil, castore.NotFound("directory", d)
+	}
+	return dir, nil
+}
+
+func (s source) CheckBlob(_ context.Context, d castore.Digest) error {
+	if _, ok := s.objects[d]; !ok {
+		return castore.NotFound("blob", d)
+	}
+	return nil
+}
+
+// mark returns the names of everything that can be reached. What is held may be
+// not there yet. The caller holds mu.
+func (s *Store) mark(todo []castore.Node) map[castore.Digest]struct{} {
 	marked := make(map[castore.Digest]struct{})
 	// Kept apart: a file may have the digest of a directory, and marking the
 	// one does not walk the other.
@@ -112,10 +140,8 @@ func (s *Store) mark(todo []castore.Node, res *castore.SweepResult) map[castore.
 			continue
 		}
 		walked[n.Digest] = struct{}{}
-		data, ok := s.objects[n.Digest]
-		dir, err := castore.DecodeDirectory(data)
-		if err != nil || !ok && n.Digest != castore.EmptyDigest {
-			res.Damaged++
+		dir, err := source{s}.GetDirectory(context.Background(), n.Digest)
+		if err != nil {
 			continue
 		}
 		for _, e := range dir.Entries {
