@@ -11,6 +11,7 @@ import (
 
 	"github.com/tvixd/tvixd/nixhash"
 	"github.com/tvixd/tvixd/pathinfo"
+	"github.com/tvixd/tvixd/store"
 	"github.com/tvixd/tvixd/storepath"
 )
 
@@ -262,7 +263,7 @@ func TestFixedOutputWithReferences(t *testing.T) {
 	l := newLab(t)
 	for name, script := range map[string]string{"others": `echo $dep > $out`, "self": `echo $out > $out`} {
 		t.Run(name, func(t *testing.T) {
-			dep, err := l.store.AddText(t.Context(), "dep", []byte("x"), nil)
+			dep, err := l.store.AddText(t.Context(), "dep", []byte("x"), nil, store.AddOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -418,12 +419,12 @@ func TestKeepFailed(t *testing.T) {
 
 func TestAttributesAsFiles(t *testing.T) {
 	l := newLab(t)
-	dep, err := l.store.AddText(t.Context(), "dep", []byte("x"), nil)
+	dep, err := l.store.AddText(t.Context(), "dep", []byte("x"), nil, store.AddOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := l.store.Dir()
-	src, err := l.store.AddText(t.Context(), "src", []byte(dir.Join(dep)), []storepath.Path{dep})
+	src, err := l.store.AddText(t.Context(), "src", []byte(dir.Join(dep)), []storepath.Path{dep}, store.AddOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,14 +17,9 @@ func addToStore(ctx context.Context, s *session, q *wp.AddToStoreRequest) (*wp.A
 	if s.conn.Data().IsNAR() { // whatever the method: old clients send nothing else
 		add = s.store().AddCAFromNAR
 	}
-	var info *pathinfo.PathInfo
-	err := s.keeping(ctx, func() (p storepath.Path, err error) {
-		info, err = add(ctx, q.Name, q.Method, q.Algo, q.References, s.conn.Data(), q.Repair)
-		if err != nil {
-			return storepath.Path{}, err
-		}
-		return info.Path, nil
-	})
+	// Anybody may repair these: the contents prove that they belong there.
+	options := store.AddOptions{Repair: q.Repair, Keep: s.lease}
+	info, err := add(ctx, q.Name, q.Method, q.Algo, q.References, s.conn.Data(), options)
 	if err != nil {
 		return nil, err
 	}
@@ -32,28 +27,8 @@ func addToStore(ctx context.Context, s *session, q *wp.AddToStoreRequest) (*wp.A
 }
 
 func addTextToStore(ctx context.Context, s *session, q *wp.AddTextToStoreRequest) (*wp.PathResponse, error) {
-	var path storepath.Path
-	err := s.keeping(ctx, func() (p storepath.Path, err error) {
-		path, err = s.store().AddText(ctx, q.Name, []byte(q.Text), q.References)
-		return path, err
-	})
+	path, err := s.store().AddText(ctx, q.Name, []byte(q.Text), q.References, store.AddOptions{Keep: s.lease})
 	return &wp.PathResponse{Path: path}, err
-}
-
-// keeping runs add, which makes a path valid whose name is not known before, and leases the
-// path. In the moment between, a collection may take a path that was there already; what is not
-// valid afterwards was not added.
-func (s *session) keeping(ctx context.Context, add func() (storepath.Path, error)) error {
-	path, err := add()
-	if err != nil {
-		return err
-	}
-	s.lease.Add(path)
-	valid, err := s.isValid(ctx, path)
-	if err == nil && !valid {
-		err = fmt.Errorf("path '%s' was deleted by a collection while it was added; try again", s.printPath(path))
-	}
-	return err
 }
 
 func addToStoreNar(ctx context.Context, s *session, q *wp.AddToStoreNarRequest) (*wp.EmptyResponse, error) {
@@ -61,17 +36,17 @@ func addToStoreNar(ctx context.Context, s *session, q *wp.AddToStoreNarRequest) 
 	if err := s.mayAdd(info, q.DontCheckSigs); err != nil {
 		return nil, err
 	}
-	s.lease.Add(info.Path)
-	return &wp.EmptyResponse{}, s.store().AddNAR(ctx, *info, s.conn.Data(), store.AddOptions{Repair: q.Repair})
+	options := store.AddOptions{Repair: q.Repair && s.mayRepair(), Keep: s.lease}
+	return &wp.EmptyResponse{}, s.store().AddNAR(ctx, *info, s.conn.Data(), options)
 }
 
 func addMultipleToStore(ctx context.Context, s *session, q *wp.AddMultipleToStoreRequest) (*wp.EmptyResponse, error) {
-	items, err := wp.NewItemReader(s.conn.Data(), s.conn.Dir(), s.conn.Limits())
+	items, err := s.conn.Items()
 	if err != nil {
 		return nil, err
 	}
 	batch := s.store().Batch(ctx)
-	batch.Repair = q.Repair
+	batch.AddOptions = store.AddOptions{Repair: q.Repair && s.mayRepair(), Keep: s.lease}
 	defer batch.Close()
 	for {
 		claim, nar, err := items.Next()
@@ -86,10 +61,10 @@ func addMultipleToStore(ctx context.Context, s *session, q *wp.AddMultipleToStor
 		if err := s.mayAdd(info, q.DontCheckSigs); err != nil {
 			return nil, err
 		}
-		s.lease.Add(info.Path)
 		if err := batch.AddNAR(ctx, *info, nar); err != nil {
 			return nil, err
 		}
+		items.Forget(batch.Done())
 	}
 }
 
@@ -121,6 +96,12 @@ func (s *session) mayAdd(info *pathinfo.PathInfo, dontCheckSigs bool) error {
 	}
 	return fmt.Errorf("cannot add path '%s' because it lacks a signature by a trusted key", s.printPath(info.Path))
 }
+
+// mayRepair reports whether the contents of a path that is valid may be replaced: by who is
+// trusted, and by contents that somebody vouches for. Where signatures are not required anybody may
+// add what nobody vouches for, but to replace what others use already takes more. The wish of
+// who may not has no effect, as with a path that is sound.
+func (s *session) mayRepair() bool { return s.trusted || s.config.RequireSigs }
 
 func addSignatures(ctx context.Context, s *session, q *wp.AddSignaturesRequest) (*wp.AckResponse, error) {
 	if !s.trusted {

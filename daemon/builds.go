@@ -7,6 +7,7 @@ import (
 
 	"github.com/tvixd/tvixd/build"
 	"github.com/tvixd/tvixd/derivation"
+	"github.com/tvixd/tvixd/store"
 	"github.com/tvixd/tvixd/storepath"
 	wp "github.com/tvixd/tvixd/worker-protocol"
 )
@@ -138,10 +139,8 @@ func buildDerivation(ctx context.Context, s *session, q *wp.BuildDerivationReque
 	path := q.Path
 	if !s.trusted {
 		// The path that the client gave may be another derivation's.
-		err := s.keeping(ctx, func() (p storepath.Path, err error) {
-			path, err = s.store().AddText(ctx, drv.Name+storepath.DrvExtension, drv.Format(s.store().Dir()), drv.References())
-			return path, err
-		})
+		path, err = s.store().AddText(ctx, drv.Name+storepath.DrvExtension, drv.Format(s.store().Dir()), drv.References(),
+			store.AddOptions{Keep: s.lease})
 		if err != nil {
 			return nil, err
 		}
@@ -185,7 +184,9 @@ func (s *session) derivationFromWire(q *wp.BuildDerivationRequest) (*derivation.
 }
 
 func ensurePath(ctx context.Context, s *session, q *wp.PathRequest) (*wp.AckResponse, error) {
-	s.lease.Add(q.Path)
+	if err := s.keep(q.Path); err != nil {
+		return nil, err
+	}
 	valid, err := s.isValid(ctx, q.Path)
 	if valid || err != nil {
 		return &wp.AckResponse{}, err

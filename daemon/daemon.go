@@ -63,6 +63,8 @@ type Daemon struct {
 	access Access
 	logger *slog.Logger
 	hangup *hangupWatch
+	budget *wp.Budget // of requests
+	leased *wp.Budget // of paths that clients keep without having added them
 
 	stop   context.Context // done when Close was called
 	cancel context.CancelFunc
@@ -73,6 +75,17 @@ type Daemon struct {
 
 	connected atomic.Int64 // clients after their handshake
 }
+
+// requestBudget bounds the memory that the requests of all clients occupy together. A single one
+// takes 64 MiB at most, and ordinary ones some kilobytes, which are free.
+const requestBudget = 256 << 20
+
+// leaseBudget bounds the memory of paths that clients ask to keep, at leaseBytes each; the first
+// thousands of a client's are free. Paths need not be valid to be kept, so nothing else does.
+const (
+	leaseBudget = 256 << 20
+	leaseBytes  = 256
+)
 
 // New makes a daemon that serves nobody yet.
 func New(o Options) (*Daemon, error) {
@@ -91,6 +104,8 @@ func New(o Options) (*Daemon, error) {
 		ops:    handlers,
 		logger: o.Logger,
 		hangup: hangup,
+		budget: wp.NewBudget(requestBudget),
+		leased: wp.NewBudget(leaseBudget),
 		access: Access{
 			TrustedUsers:    o.Config.TrustedUsers,
 			AllowedUsers:    o.Config.AllowedUsers,

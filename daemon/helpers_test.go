@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tvixd/tvixd/castore"
 	castorememory "github.com/tvixd/tvixd/castore/memory"
 	pathinfomemory "github.com/tvixd/tvixd/pathinfo/memory"
 
@@ -35,6 +36,8 @@ type setup struct {
 	trust  wp.Trust
 	config string // lines of nix.conf
 	ops    map[wp.Op]handler
+	budget int64         // of the requests, and of what they lease; 0 is the daemon's own
+	store  castore.Store // nil: a new one in memory
 }
 
 // newDaemon starts a daemon that is closed at the end of the test, and checked: whatever was done
@@ -52,7 +55,10 @@ func newDaemon(t testing.TB, s setup) *testDaemon {
 	if err := layout.Prepare(logger); err != nil {
 		t.Fatal(err)
 	}
-	st := store.New(store.Options{Dir: layout.Store, Castore: castorememory.New(), PathInfo: pathinfomemory.New(), Logger: logger})
+	if s.store == nil {
+		s.store = castorememory.New()
+	}
+	st := store.New(store.Options{Dir: layout.Store, Castore: s.store, PathInfo: pathinfomemory.New(), Logger: logger})
 	collector := gc.New(gc.Options{Store: st, StateDir: layout.StateDir, ProcDir: t.TempDir(), Logger: logger})
 	if err := collector.Prepare(); err != nil {
 		t.Fatal(err)
@@ -71,6 +77,9 @@ func newDaemon(t testing.TB, s setup) *testDaemon {
 	}
 	if s.ops != nil {
 		d.ops = s.ops
+	}
+	if s.budget > 0 {
+		d.budget, d.leased = wp.NewBudget(s.budget), wp.NewBudget(s.budget)
 	}
 	l, err := Listen(layout.Socket, 0o666)
 	if err != nil {
@@ -225,3 +234,5 @@ func addDerivation(t *testing.T, d *testDaemon, c *wp.Client, name string, outpu
 	}
 	return info.Path, paths
 }
+
+func narHash(archive []byte) nixhash.Hash { return nixhash.Sum(nixhash.SHA256, archive) }

@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"maps"
 	"slices"
 
@@ -126,26 +128,48 @@ func querySubstitutablePathInfos(context.Context, *session, *wp.QuerySubstitutab
 	return &wp.QuerySubstitutablePathInfosResponse{}, nil
 }
 
-// narFromPath looks at the path before it promises an archive: there is no way to take the
-// promise back.
+// narFromPath promises an archive when its first bytes are there: there is no way to take the
+// promise back, and most of what can be wrong with a path shows before.
 func narFromPath(ctx context.Context, s *session) error {
 	var q wp.PathRequest
 	if err := s.conn.ReadRequest(&q); err != nil {
 		return s.conn.Fail(err)
 	}
-	s.lease.Add(q.Path) // it must last as long as the archive
+	if err := s.keep(q.Path); err != nil { // it must last as long as the archive
+		return s.conn.Fail(err)
+	}
 	root, err := s.store().Root(ctx, q.Path)
 	if err != nil {
 		return s.conn.Fail(s.explain(ctx, err))
 	}
-	w, err := s.conn.FinishWithData(&wp.EmptyResponse{})
-	if err != nil {
-		return err
+	w := &promisedData{conn: s.conn}
+	err = s.store().WriteNAR(ctx, root, w)
+	switch {
+	case err == nil:
+		return s.conn.EndData()
+	case w.dst == nil && w.err == nil:
+		return s.conn.Fail(s.explain(ctx, fmt.Errorf("read path '%s': %w", s.printPath(q.Path), err)))
+	case w.err == nil && ctx.Err() == nil:
+		s.logger.Error("an archive breaks off, for its path cannot be read", "path", s.printPath(q.Path), "error", err)
 	}
-	if err := s.store().WriteNAR(ctx, root, w); err != nil {
-		return err // the connection is closed: a cut archive is no archive
+	return err // the connection is closed: a cut archive is no archive
+}
+
+// promisedData is data behind a response that is sent with the first byte of it.
+type promisedData struct {
+	conn *wp.ServerConn
+	dst  io.Writer // nil: nothing was promised yet
+	err  error     // of the connection
+}
+
+func (p *promisedData) Write(b []byte) (n int, err error) {
+	if p.dst == nil && p.err == nil {
+		p.dst, p.err = p.conn.FinishWithData(&wp.EmptyResponse{})
 	}
-	return s.conn.EndData()
+	if p.err == nil {
+		n, p.err = p.dst.Write(b)
+	}
+	return n, p.err
 }
 
 // validInfo is an error in Nix's words for a path that is not valid.

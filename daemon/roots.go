@@ -10,8 +10,7 @@ import (
 
 // addTempRoot leases a path, valid or not, for as long as the connection lasts.
 func addTempRoot(_ context.Context, s *session, q *wp.PathRequest) (*wp.AckResponse, error) {
-	s.lease.Add(q.Path)
-	return &wp.AckResponse{}, nil
+	return &wp.AckResponse{}, s.keep(q.Path)
 }
 
 func addIndirectRoot(_ context.Context, s *session, q *wp.AddIndirectRootRequest) (*wp.AckResponse, error) {

@@ -32,7 +32,8 @@ type session struct {
 	trusted bool
 	config  *nixconf.Config // of this client alone
 	lease   *store.Lease
-	keys    keyring // of config
+	leased  *wp.Hold // what paths in lease take
+	keys    keyring  // of config
 	logger  *slog.Logger
 }
 
@@ -64,7 +65,7 @@ func (d *Daemon) serve(c client) {
 		DaemonVersion: d.opts.Version,
 		Trust:         trust,
 		Admit:         func(wp.Protocol) error { return c.refused },
-		Limits:        limits(),
+		Limits:        wp.Limits{Budget: d.budget},
 	})
 	closeEarly()
 	if err != nil {
@@ -86,9 +87,11 @@ func (d *Daemon) serve(c client) {
 		trusted: c.trusted,
 		config:  d.opts.Config.Clone(),
 		lease:   d.opts.Store.NewLease(),
+		leased:  d.leased.Hold(),
 		keys:    d.keys,
 		logger:  c.logger,
 	}
+	defer s.leased.Close()
 	defer s.lease.Release()
 	d.connected.Add(1)
 	defer d.connected.Add(-1)
@@ -105,12 +108,6 @@ func (d *Daemon) serve(c client) {
 
 // features are those of the protocol's that the handlers know what to do with.
 const features = wp.FeatureRealisationWithPath
-
-// limits bounds what one request may make the daemon keep. Adding a text is the largest one: a
-// derivation has megabytes at most.
-func limits() wp.Limits {
-	return wp.Limits{String: 64 << 20, Message: 256 << 20}
-}
 
 // run performs operations until the client leaves or the connection cannot be used any more.
 func (s *session) run(ctx context.Context) (operations int, err error) {
@@ -199,6 +196,18 @@ func (s *session) explain(ctx context.Context, err error) error {
 		return errStopping
 	}
 	return err
+}
+
+// keep leases a path that the client names, as long as there is room for it.
+func (s *session) keep(p storepath.Path) error {
+	if s.lease.Has(p) {
+		return nil
+	}
+	if err := s.leased.Take(leaseBytes); err != nil {
+		return fmt.Errorf("keep path '%s': %w", s.printPath(p), err)
+	}
+	s.lease.Add(p)
+	return nil
 }
 
 func (s *session) store() *store.Store { return s.d.opts.Store }

@@ -17,6 +17,23 @@ type AddOptions struct {
 	// Repair takes the contents in even if the path is valid: damaged
 	// contents are healed, and the metadata is replaced.
 	Repair bool
+
+	// Keep gets the path when it is valid, before the add's own lease ends, so
+	// that no collection can take it in between. Nil is none.
+	Keep *Lease
+}
+
+// beginAdd leases path until end is called, and hands it to o.Keep then unless
+// the add has failed.
+func (s *Store) beginAdd(path storepath.Path, o AddOptions) (end func(err *error)) {
+	lease := s.NewLease()
+	lease.Add(path)
+	return func(err *error) {
+		if *err == nil && o.Keep != nil {
+			o.Keep.Add(path)
+		}
+		lease.Release()
+	}
 }
 
 // AddNAR adds a path from its NAR. The contents must have the NAR hash, size
@@ -25,11 +42,9 @@ type AddOptions struct {
 // path that is valid already is not read: r is left alone, unless Repair.
 //
 // On return the path is durable and valid, see Register.
-func (s *Store) AddNAR(ctx context.Context, info pathinfo.PathInfo, r io.Reader, o AddOptions) error {
+func (s *Store) AddNAR(ctx context.Context, info pathinfo.PathInfo, r io.Reader, o AddOptions) (err error) {
 	info.Normalise()
-	lease := s.NewLease()
-	defer lease.Release()
-	lease.Add(info.Path)
+	defer s.beginAdd(info.Path, o)(&err)
 	if !o.Repair {
 		valid, err := s.isValid(ctx, info.Path)
 		if err != nil || valid {
@@ -143,21 +158,26 @@ func (s *Store) checkContentAddress(ctx context.Context, info *pathinfo.PathInfo
 
 // AddText adds a plain file with contents as a text, such as a derivation,
 // and returns its path. On return it is durable and valid, see Register.
-func (s *Store) AddText(ctx context.Context, name string, contents []byte, refs []storepath.Path) (storepath.Path, error) {
+func (s *Store) AddText(
+	ctx context.Context,
+	name string,
+	contents []byte,
+	refs []storepath.Path,
+	o AddOptions,
+) (_ storepath.Path, err error) {
 	info := pathinfo.PathInfo{
 		References: storepath.SortUnique(append([]storepath.Path(nil), refs...)),
 		CA:         storepath.ContentAddress{Method: storepath.Text, Hash: nixhash.Sum(nixhash.SHA256, contents)},
 	}
-	var err error
 	info.Path, err = s.dir.FromContentAddress(name, info.CA, storepath.References{Others: refs})
 	if err != nil {
 		return storepath.Path{}, err
 	}
-	lease := s.NewLease()
-	defer lease.Release()
-	lease.Add(info.Path)
-	if valid, err := s.isValid(ctx, info.Path); valid || err != nil {
-		return info.Path, err
+	defer s.beginAdd(info.Path, o)(&err)
+	if !o.Repair {
+		if valid, err := s.isValid(ctx, info.Path); valid || err != nil {
+			return info.Path, err
+		}
 	}
 	in, err := s.ingestBytes(ctx, contents, false)
 	if err != nil {
@@ -165,7 +185,7 @@ func (s *Store) AddText(ctx context.Context, name string, contents []byte, refs 
 	}
 	defer in.Release()
 	info.Root, info.NarHash, info.NarSize = in.Root, in.NarHash, in.NarSize
-	return info.Path, s.Register(ctx, []pathinfo.PathInfo{info})
+	return info.Path, s.commit(ctx, info, o.Repair)
 }
 
 // AddCA adds contents under the path that follows from them, and returns what
@@ -179,10 +199,10 @@ func (s *Store) AddCA(
 	algo nixhash.Algo,
 	refs []storepath.Path,
 	r io.Reader,
-	repair bool,
+	o AddOptions,
 ) (*pathinfo.PathInfo, error) {
 	if method != storepath.Flat && method != storepath.Text {
-		return s.AddCAFromNAR(ctx, name, method, algo, refs, r, repair)
+		return s.AddCAFromNAR(ctx, name, method, algo, refs, r, o)
 	}
 	if err := checkCA(name, method, algo); err != nil {
 		return nil, err
@@ -193,7 +213,7 @@ func (s *Store) AddCA(
 		return nil, fmt.Errorf("add '%s': %w", name, err)
 	}
 	defer in.Release()
-	return s.addIngested(ctx, name, caOf(method, algo, h), refs, in, repair)
+	return s.addIngested(ctx, name, caOf(method, algo, h), refs, in, o)
 }
 
 // AddCAFromNAR is AddCA with a NAR in r, whatever the method; for Flat and
@@ -205,7 +225,7 @@ func (s *Store) AddCAFromNAR(
 	algo nixhash.Algo,
 	refs []storepath.Path,
 	r io.Reader,
-	repair bool,
+	o AddOptions,
 ) (*pathinfo.PathInfo, error) {
 	if err := checkCA(name, method, algo); err != nil {
 		return nil, err
@@ -219,7 +239,7 @@ func (s *Store) AddCAFromNAR(
 	if err != nil {
 		return nil, fmt.Errorf("add '%s': %w", name, err)
 	}
-	return s.addIngested(ctx, name, storepath.ContentAddress{Method: method, Hash: h}, refs, in, repair)
+	return s.addIngested(ctx, name, storepath.ContentAddress{Method: method, Hash: h}, refs, in, o)
 }
 
 // checkCA refuses before anything is read what cannot be added.
@@ -244,16 +264,14 @@ func (s *Store) addIngested(
 	ca storepath.ContentAddress,
 	refs []storepath.Path,
 	in *Ingested,
-	repair bool,
-) (*pathinfo.PathInfo, error) {
+	o AddOptions,
+) (_ *pathinfo.PathInfo, err error) {
 	path, err := s.dir.FromContentAddress(name, ca, storepath.References{Others: refs})
 	if err != nil {
 		return nil, err
 	}
-	lease := s.NewLease()
-	defer lease.Release()
-	lease.Add(path)
-	if !repair {
+	defer s.beginAdd(path, o)(&err)
+	if !o.Repair {
 		info, err := s.infos.Get(ctx, path)
 		if !errors.Is(err, pathinfo.ErrNotFound) {
 			return info, err
@@ -267,7 +285,7 @@ func (s *Store) addIngested(
 		References: storepath.SortUnique(append([]storepath.Path(nil), refs...)),
 		CA:         ca,
 	}
-	if err := s.commit(ctx, info, repair); err != nil {
+	if err := s.commit(ctx, info, o.Repair); err != nil {
 		return nil, err
 	}
 	return s.infos.Get(ctx, path)

@@ -37,13 +37,16 @@ type Batch struct {
 	ctx   context.Context // until Commit or Close
 	end   context.CancelFunc
 
-	// Repair is AddOptions.Repair for all paths; it may be set before the
-	// first one.
-	Repair bool
+	// AddOptions are for all paths; they may be set before the first one.
+	AddOptions
 
 	lease  *Lease
 	slots  *semaphore.Weighted // workers
 	budget *semaphore.Weighted // bytes in memory
+
+	added    int // paths so far
+	flushing int // added, when the flush that is running began
+	done     int // see Done
 
 	seen   map[storepath.Path]struct{} // added in this batch
 	queue  []*batchItem                // not given to a flush yet
@@ -86,12 +89,22 @@ func (b *Batch) AddNAR(ctx context.Context, info pathinfo.PathInfo, r io.Reader)
 	if b.err != nil {
 		return b.err
 	}
+	b.added++
 	if err := b.add(ctx, info, r); err != nil {
 		// A stream that is out of step since an earlier path, whose size was
 		// not what it claimed, is that path's fault.
 		b.err = firstError(b.wait(), b.firstBad(), err)
 	}
 	return b.err
+}
+
+// Done returns of how many of the paths added, from the first on, nothing is
+// kept in memory any more.
+func (b *Batch) Done() int {
+	if b.flush == nil && len(b.queue) == 0 {
+		return b.added
+	}
+	return b.done
 }
 
 // firstBad waits for the queue and returns the first error in it.
@@ -112,6 +125,7 @@ func (b *Batch) add(ctx context.Context, info pathinfo.PathInfo, r io.Reader) er
 		return err
 	}
 	if skip {
+		b.keep(info.Path)
 		return skipNAR(r)
 	}
 	if err := b.store.checkClaim(&info); err != nil {
@@ -230,6 +244,7 @@ func (b *Batch) finish(item *batchItem) {
 func (b *Batch) start() {
 	items := b.queue
 	b.queue, b.queued = nil, 0
+	b.flushing = b.added
 	b.flush = make(chan error, 1)
 	go func() { b.flush <- b.register(items) }()
 }
@@ -241,6 +256,7 @@ func (b *Batch) wait() error {
 	}
 	err := <-b.flush
 	b.flush = nil
+	b.done = b.flushing
 	b.failed = b.failed || err != nil
 	return err
 }
@@ -267,7 +283,20 @@ func (b *Batch) register(items []*batchItem) error {
 	if b.Repair {
 		commit = b.store.Replace
 	}
-	return firstError(commit(b.ctx, infos), bad)
+	if err := commit(b.ctx, infos); err != nil {
+		return firstError(err, bad)
+	}
+	for _, info := range infos {
+		b.keep(info.Path)
+	}
+	return bad
+}
+
+// keep hands a path over that is valid, or will be when the batch succeeds.
+func (b *Batch) keep(path storepath.Path) {
+	if b.Keep != nil {
+		b.Keep.Add(path)
+	}
 }
 
 // Commit waits until all paths are valid and durable and ends the batch. If it

@@ -43,7 +43,7 @@ func TestAddCA(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newStore(t)
 			for range 2 { // the second time it is valid
-				info, err := s.AddCA(t.Context(), "name", tt.method, tt.algo, nil, strings.NewReader(tt.input), false)
+				info, err := s.AddCA(t.Context(), "name", tt.method, tt.algo, nil, strings.NewReader(tt.input), store.AddOptions{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -65,11 +65,11 @@ func TestAddCA(t *testing.T) {
 
 func TestAddCAFromNAR(t *testing.T) {
 	s := newStore(t)
-	info, err := s.AddCAFromNAR(t.Context(), "n", storepath.Flat, nixhash.SHA256, nil, bytes.NewReader(file(t, "x")), false)
+	info, err := s.AddCAFromNAR(t.Context(), "n", storepath.Flat, nixhash.SHA256, nil, bytes.NewReader(file(t, "x")), store.AddOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	same, err := s.AddCA(t.Context(), "n", storepath.Flat, nixhash.SHA256, nil, strings.NewReader("x"), true)
+	same, err := s.AddCA(t.Context(), "n", storepath.Flat, nixhash.SHA256, nil, strings.NewReader("x"), store.AddOptions{Repair: true})
 	if err != nil || same.Path != info.Path {
 		t.Errorf("paths %v and %v, error %v", info.Path, same, err)
 	}
@@ -78,7 +78,7 @@ func TestAddCAFromNAR(t *testing.T) {
 		"executable": events(t, nar.Header{Kind: nar.Regular, Executable: true}),
 		"link":       events(t, nar.Header{Kind: nar.Symlink, Target: "x"}),
 	} {
-		_, err := s.AddCAFromNAR(t.Context(), "n", storepath.Flat, nixhash.SHA256, nil, bytes.NewReader(dump), false)
+		_, err := s.AddCAFromNAR(t.Context(), "n", storepath.Flat, nixhash.SHA256, nil, bytes.NewReader(dump), store.AddOptions{})
 		if err == nil || !strings.Contains(err.Error(), "should be a non-executable regular file") {
 			t.Errorf("%s: error %v", name, err)
 		}
@@ -89,25 +89,25 @@ func TestAddCARefused(t *testing.T) {
 	s := newStore(t)
 	for name, add := range map[string]func() (*pathinfo.PathInfo, error){
 		"bad name": func() (*pathinfo.PathInfo, error) {
-			return s.AddCA(t.Context(), "a/b", storepath.Flat, nixhash.SHA256, nil, strings.NewReader("x"), false)
+			return s.AddCA(t.Context(), "a/b", storepath.Flat, nixhash.SHA256, nil, strings.NewReader("x"), store.AddOptions{})
 		},
 		"no method": func() (*pathinfo.PathInfo, error) {
-			return s.AddCA(t.Context(), "n", 0, nixhash.SHA256, nil, strings.NewReader("x"), false)
+			return s.AddCA(t.Context(), "n", 0, nixhash.SHA256, nil, strings.NewReader("x"), store.AddOptions{})
 		},
 		"no algorithm": func() (*pathinfo.PathInfo, error) {
-			return s.AddCA(t.Context(), "n", storepath.Flat, 0, nil, strings.NewReader("x"), false)
+			return s.AddCA(t.Context(), "n", storepath.Flat, 0, nil, strings.NewReader("x"), store.AddOptions{})
 		},
 		"text with sha1": func() (*pathinfo.PathInfo, error) {
-			return s.AddCA(t.Context(), "n", storepath.Text, nixhash.SHA1, nil, strings.NewReader("x"), false)
+			return s.AddCA(t.Context(), "n", storepath.Text, nixhash.SHA1, nil, strings.NewReader("x"), store.AddOptions{})
 		},
 		"flat with references": func() (*pathinfo.PathInfo, error) {
-			return s.AddCA(t.Context(), "n", storepath.Flat, nixhash.SHA256, []storepath.Path{path("r")}, strings.NewReader("x"), false)
+			return s.AddCA(t.Context(), "n", storepath.Flat, nixhash.SHA256, []storepath.Path{path("r")}, strings.NewReader("x"), store.AddOptions{})
 		},
 		"missing reference": func() (*pathinfo.PathInfo, error) {
-			return s.AddCA(t.Context(), "n", storepath.Text, nixhash.SHA256, []storepath.Path{path("r")}, strings.NewReader("x"), false)
+			return s.AddCA(t.Context(), "n", storepath.Text, nixhash.SHA256, []storepath.Path{path("r")}, strings.NewReader("x"), store.AddOptions{})
 		},
 		"bad NAR": func() (*pathinfo.PathInfo, error) {
-			return s.AddCA(t.Context(), "n", storepath.NAR, nixhash.SHA256, nil, strings.NewReader("x"), false)
+			return s.AddCA(t.Context(), "n", storepath.NAR, nixhash.SHA256, nil, strings.NewReader("x"), store.AddOptions{})
 		},
 	} {
 		if info, err := add(); err == nil {
@@ -212,7 +212,7 @@ func TestGitHash(t *testing.T) {
 	want := run("write-tree")
 
 	s := newStore(t)
-	info, err := s.AddCA(t.Context(), "n", storepath.Git, nixhash.SHA1, nil, bytes.NewReader(dumpPath(t, root)), false)
+	info, err := s.AddCA(t.Context(), "n", storepath.Git, nixhash.SHA1, nil, bytes.NewReader(dumpPath(t, root)), store.AddOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,15 +245,15 @@ func simpleDrv(t testing.TB, s *store.Store, name string, inputs ...storepath.Pa
 func TestAddText(t *testing.T) {
 	s := newStore(t)
 	ctx := t.Context()
-	dep, err := s.AddText(ctx, "dep", []byte("dep"), nil)
+	dep, err := s.AddText(ctx, "dep", []byte("dep"), nil, store.AddOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.AddText(ctx, "text", []byte("see "+s.Dir().Join(dep)), []storepath.Path{dep, dep})
+	p, err := s.AddText(ctx, "text", []byte("see "+s.Dir().Join(dep)), []storepath.Path{dep, dep}, store.AddOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := s.AddText(ctx, "text", []byte("see "+s.Dir().Join(dep)), []storepath.Path{dep})
+	again, err := s.AddText(ctx, "text", []byte("see "+s.Dir().Join(dep)), []storepath.Path{dep}, store.AddOptions{})
 	if err != nil || again != p {
 		t.Errorf("added again as %v, error %v", again, err)
 	}
@@ -261,7 +261,7 @@ func TestAddText(t *testing.T) {
 	if err != nil || string(data) != "see "+s.Dir().Join(dep) {
 		t.Errorf("contents %q, error %v", data, err)
 	}
-	_, err = s.AddText(ctx, "text", []byte("x"), []storepath.Path{path("missing")})
+	_, err = s.AddText(ctx, "text", []byte("x"), []storepath.Path{path("missing")}, store.AddOptions{})
 	var invalid *pathinfo.InvalidReferenceError
 	if !errors.As(err, &invalid) || err.Error() != "path '/nix/store/"+path("missing").Base()+"' is not valid" {
 		t.Errorf("error %v", err)
@@ -272,7 +272,7 @@ func TestDerivations(t *testing.T) {
 	s := newStore(t)
 	ctx := t.Context()
 	text, out := simpleDrv(t, s, "first")
-	first, err := s.AddText(ctx, "first.drv", text, nil)
+	first, err := s.AddText(ctx, "first.drv", text, nil, store.AddOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,10 +294,10 @@ func TestDerivations(t *testing.T) {
 		"nothing":      {},
 	}
 	for name, text := range bad {
-		if _, err := s.AddText(ctx, "first.drv", text, nil); err == nil {
+		if _, err := s.AddText(ctx, "first.drv", text, nil, store.AddOptions{}); err == nil {
 			t.Errorf("%s: added as a text", name)
 		}
-		if _, err := s.AddCA(ctx, "first.drv", storepath.NAR, nixhash.SHA256, nil, bytes.NewReader(file(t, string(text))), false); err == nil {
+		if _, err := s.AddCA(ctx, "first.drv", storepath.NAR, nixhash.SHA256, nil, bytes.NewReader(file(t, string(text))), store.AddOptions{}); err == nil {
 			t.Errorf("%s: added as a source", name)
 		}
 		dump := file(t, string(text))
@@ -311,7 +311,7 @@ func TestDerivations(t *testing.T) {
 		}
 	}
 	dir := events(t, nar.Header{Kind: nar.Directory}, nar.Header{Kind: nar.EndDirectory})
-	if _, err := s.AddCA(ctx, "d.drv", storepath.NAR, nixhash.SHA256, nil, bytes.NewReader(dir), false); err == nil {
+	if _, err := s.AddCA(ctx, "d.drv", storepath.NAR, nixhash.SHA256, nil, bytes.NewReader(dir), store.AddOptions{}); err == nil {
 		t.Error("a folder is added as a derivation")
 	}
 	paths, err := s.PathInfo().Paths(ctx)
@@ -327,7 +327,7 @@ func TestDerivationsInBatch(t *testing.T) {
 	var chain []storepath.Path
 	for i := range 20 {
 		text, _ := simpleDrv(t, made, "d"+strings.Repeat("i", i), chain[max(0, i-1):]...)
-		p, err := made.AddText(ctx, "d"+strings.Repeat("i", i)+".drv", text, chain[max(0, i-1):])
+		p, err := made.AddText(ctx, "d"+strings.Repeat("i", i)+".drv", text, chain[max(0, i-1):], store.AddOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -68,7 +68,7 @@ func TestDisk(t *testing.T) {
 	if err := b.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	text, err := s.AddText(ctx, "text", []byte("text"), []storepath.Path{path("tree")})
+	text, err := s.AddText(ctx, "text", []byte("text"), []storepath.Path{path("tree")}, store.AddOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,6 +74,14 @@ func (l *Lease) add(paths []storepath.Path) {
 	}
 }
 
+// Has reports whether path is in the lease.
+func (l *Lease) Has(path storepath.Path) bool {
+	l.table.mu.Lock()
+	defer l.table.mu.Unlock()
+	_, ok := l.paths[path]
+	return ok
+}
+
 // Release gives up the lease. Further calls do nothing.
 func (l *Lease) Release() {
 	t := l.table

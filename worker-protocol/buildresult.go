@@ -71,7 +71,7 @@ type BuildResult struct {
 
 func (b *BuildResult) code(c *coder) {
 	enum(c, "build status", &b.Status, buildStatuses)
-	c.string("error message", &b.ErrorMsg)
+	c.text("error message", &b.ErrorMsg)
 	if c.since(29) {
 		c.uint32("times built", &b.TimesBuilt)
 		c.bool("non-determinism flag", &b.NonDeterministic)

@@ -23,7 +23,8 @@ type ClientOptions struct {
 	// Log gets the server's log messages; nil drops them. It is called while an operation
 	// runs, not concurrently, and must not call the Client.
 	Log func(LogMessage)
-	// Limits bounds responses.
+	// Limits bounds responses. Its default for a message is 4 GiB, for a daemon may be asked for
+	// all paths of a large store.
 	Limits Limits
 }
 
@@ -63,6 +64,9 @@ func NewClient(ctx context.Context, rw io.ReadWriteCloser, opts ClientOptions) (
 	}
 	if opts.Version == 0 {
 		opts.Version = MaxVersion
+	}
+	if opts.Limits.Message == 0 {
+		opts.Limits.Message = 4 << 30
 	}
 	c := &Client{opts: opts, rw: rw, r: NewReader(rw, opts.Limits), w: NewWriter(rw)}
 	err := c.guard(ctx, c.handshake)

@@ -90,6 +90,23 @@ func (c *coder) string(what string, v *string) {
 	*v = c.r.String(what)
 }
 
+// text moves a string that may be long.
+func (c *coder) text(what string, v *string) {
+	if c.w != nil {
+		c.w.String(*v)
+		return
+	}
+	*v = c.r.Text(what)
+}
+
+func (c *coder) textList(what string, v *[]string) {
+	if c.w != nil {
+		c.w.Strings(*v)
+		return
+	}
+	*v = c.r.Texts(what)
+}
+
 func (c *coder) stringList(what string, v *[]string) {
 	if c.w != nil {
 		c.w.Strings(*v)
@@ -235,9 +252,12 @@ func list[T any](c *coder, what string, v *[]T, entry func(*coder, *T)) {
 	}
 	var zero T
 	s := make([]T, 0, min(n, listCap))
-	for i := 0; i < n && c.r.charge(what, uint64(unsafe.Sizeof(zero))); i++ {
+	for i := 0; i < n && c.r.entry(what, uint64(unsafe.Sizeof(zero))); i++ {
+		if c.r.skipping {
+			s = s[:0]
+		}
 		s = append(s, zero)
-		if entry(c, &s[i]); c.r.err != nil {
+		if entry(c, &s[len(s)-1]); c.r.err != nil {
 			return
 		}
 	}
@@ -264,7 +284,7 @@ func dict[V any](c *coder, what string, v *map[string]V, value func(*coder, *V))
 	m := map[string]V{}
 	for range n {
 		var e V
-		if !c.r.charge(what, 64+uint64(unsafe.Sizeof(e))) {
+		if !c.r.entry(what, 64+uint64(unsafe.Sizeof(e))) {
 			return
 		}
 		k := c.r.String(what)

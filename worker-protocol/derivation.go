@@ -36,6 +36,6 @@ func (d *BasicDerivation) code(c *coder) {
 	c.paths("input sources", &d.InputSrcs)
 	c.string("platform", &d.Platform)
 	c.string("builder", &d.Builder)
-	c.stringList("arguments", &d.Args)
-	dict(c, "environment", &d.Env, func(c *coder, v *string) { c.string("environment value", v) })
+	c.textList("arguments", &d.Args)
+	dict(c, "environment", &d.Env, func(c *coder, v *string) { c.text("environment value", v) })
 }

@@ -32,7 +32,7 @@ func errorOf(err error) *Error {
 func (e *Error) code(c *coder) {
 	if !c.since(26) {
 		status := max(e.Status, 1)
-		c.string("error message", &e.Msg)
+		c.text("error message", &e.Msg)
 		c.uint32("exit status", &status)
 		if c.reading() {
 			e.Status = status
@@ -46,11 +46,11 @@ func (e *Error) code(c *coder) {
 	}
 	c.level("error level", &e.Level)
 	c.string("name of the error", &name)
-	c.string("error message", &e.Msg)
+	c.text("error message", &e.Msg)
 	c.noPosition()
 	list(c, "error traces", &e.Traces, func(c *coder, hint *string) {
 		c.noPosition()
-		c.string("error trace", hint)
+		c.text("error trace", hint)
 	})
 }
 

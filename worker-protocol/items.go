@@ -21,11 +21,20 @@ type ItemReader struct {
 	left  uint64
 	total uint64
 	nar   *NARStream
+
+	forgotten int     // the number of items, from the first on, that hold nothing any more
+	held      []int64 // bytes that the items after them hold
 }
 
 // NewItemReader reads the head of the stream, which is the Data of the request.
 func NewItemReader(src io.Reader, dir storepath.Dir, limits Limits) (*ItemReader, error) {
+	return newItemReader(src, dir, limits, limits.Budget.Hold())
+}
+
+// newItemReader is NewItemReader with what is taken of limits.Budget in hold.
+func newItemReader(src io.Reader, dir storepath.Dir, limits Limits, hold *Hold) (*ItemReader, error) {
 	r := NewReader(src, limits)
+	r.hold = hold
 	n := r.Uint64("number of paths")
 	if r.err != nil {
 		return nil, r.err
@@ -51,12 +60,23 @@ func (i *ItemReader) Next() (*ValidPathInfo, *NARStream, error) {
 	}
 	i.left--
 	var info ValidPathInfo
+	before := i.r.hold.taken()
 	if err := ReadMessage(i.r, itemProtocol, i.dir, &info); err != nil {
 		i.left = 0
 		return nil, nil, fmt.Errorf("path info %d of %d: %w", i.total-i.left, i.total, err)
 	}
+	i.held = append(i.held, i.r.hold.taken()-before)
 	i.nar = NewNARStream(i.r.src)
 	return &info, i.nar, nil
+}
+
+// Forget tells that of the items, n from the first on are not kept in memory any more, which gives
+// back what they have taken of the budget.
+func (i *ItemReader) Forget(n int) {
+	for ; i.forgotten < n && len(i.held) > 0; i.forgotten++ {
+		i.r.hold.Give(i.held[0])
+		i.held = i.held[1:]
+	}
 }
 
 // ItemWriter writes what ItemReader reads.

@@ -31,7 +31,7 @@ func (f *Field) code(c *coder) {
 	}
 	f.IsString = kind == 1
 	if f.IsString {
-		c.string("string field", &f.Str)
+		c.text("string field", &f.Str)
 	} else {
 		c.uint64("number field", &f.Int)
 	}
@@ -75,12 +75,12 @@ var logTags = [...]uint64{
 func (m *LogMessage) code(c *coder) {
 	switch m.Kind {
 	case LogNext:
-		c.string("log message", &m.Text)
+		c.text("log message", &m.Text)
 	case LogStartActivity:
 		c.uint64("activity", (*uint64)(&m.ID))
 		c.level("activity level", &m.Level)
 		c.uint32("activity type", (*uint32)(&m.Activity))
-		c.string("activity text", &m.Text)
+		c.text("activity text", &m.Text)
 		list(c, "activity fields", &m.Fields, func(c *coder, f *Field) { f.code(c) })
 		c.uint64("parent activity", (*uint64)(&m.Parent))
 	case LogStopActivity:

@@ -131,7 +131,7 @@ type AddTextToStoreRequest struct {
 
 func (m *AddTextToStoreRequest) code(c *coder) {
 	c.string("name", &m.Name)
-	c.string("text", &m.Text)
+	c.text("text", &m.Text)
 	c.paths("references", &m.References)
 }
 

@@ -87,7 +87,7 @@ func (m *SetOptionsRequest) code(c *coder) {
 	c.obsolete("build trace flag", 0)
 	c.uint32("cores", &m.BuildCores)
 	c.bool("substitute", &m.UseSubstitutes)
-	dict(c, "settings", &m.Overrides, func(c *coder, v *string) { c.string("setting", v) })
+	dict(c, "settings", &m.Overrides, func(c *coder, v *string) { c.text("setting", v) })
 }
 
 // level moves a log level. Levels beyond the last one are taken for it.

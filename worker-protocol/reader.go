@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strings"
+	"unsafe"
 )
 
 // ErrProtocol is what every error about a peer that breaks the protocol's grammar is, in the
@@ -17,22 +17,32 @@ var ErrProtocol = errors.New("worker protocol violated")
 // Limits bounds what one message may make the reader keep. The zero value stands for the
 // defaults in the fields' descriptions.
 type Limits struct {
-	// String is the longest string in bytes; 64 MiB.
+	// String is the longest string in bytes that is no text, such as a name, a hash or a path;
+	// 64 KiB.
 	String uint64
+	// Text is the longest text in bytes: contents, an argument or environment value of a builder,
+	// a message for the user; 16 MiB.
+	Text uint64
 	// Message is the number of bytes that all strings and list entries of one message may
-	// occupy; 256 MiB.
+	// occupy; 64 MiB.
 	Message uint64
 	// Frame is the longest frame of a framed stream in bytes; 4 GiB less one, as in Nix. Frames
 	// are streamed, so the limit costs no memory.
 	Frame uint64
+	// Budget is shared with other connections: what messages occupy is taken from it as it
+	// arrives, beyond FreeBytes. Nil is none.
+	Budget *Budget
 }
 
 func (l Limits) withDefaults() Limits {
 	if l.String == 0 {
-		l.String = 64 << 20
+		l.String = 64 << 10
+	}
+	if l.Text == 0 {
+		l.Text = 16 << 20
 	}
 	if l.Message == 0 {
-		l.Message = 256 << 20
+		l.Message = 64 << 20
 	}
 	if l.Frame == 0 {
 		l.Frame = math.MaxUint32
@@ -51,13 +61,18 @@ type Reader struct {
 	src    *bufio.Reader
 	limits Limits
 	budget uint64 // what is left of limits.Message
+	hold   *Hold  // of limits.Budget
 	err    error  // the first violation of the grammar or failure to read
 	bad    error  // the first value that is well-formed but not allowed
+
+	// skipping tells that the budget of all connections was spent in the middle of this message,
+	// the rest of which is read to be thrown away: strings are empty and lists have one entry.
+	skipping bool
 }
 
 // NewReader makes a Reader of src.
 func NewReader(src io.Reader, limits Limits) *Reader {
-	r := &Reader{src: bufio.NewReaderSize(src, readBufferSize), limits: limits.withDefaults()}
+	r := &Reader{src: bufio.NewReaderSize(src, readBufferSize), limits: limits.withDefaults(), hold: limits.Budget.Hold()}
 	r.beginMessage()
 	return r
 }
@@ -66,6 +81,7 @@ func NewReader(src io.Reader, limits Limits) *Reader {
 func (r *Reader) beginMessage() {
 	r.budget = r.limits.Message
 	r.bad = nil
+	r.skipping = false
 }
 
 // Err is the first error that makes further reading impossible.
@@ -130,6 +146,11 @@ func (r *Reader) String(what string) string {
 	return r.limited(what, r.limits.String)
 }
 
+// Text reads a string of at most Limits.Text bytes.
+func (r *Reader) Text(what string) string {
+	return r.limited(what, r.limits.Text)
+}
+
 // limited reads a string of at most limit bytes. No more memory is taken than bytes arrive, times
 // two.
 func (r *Reader) limited(what string, limit uint64) string {
@@ -156,25 +177,53 @@ func (r *Reader) limited(what string, limit uint64) string {
 		r.fail(what, "the padding is not zero")
 		return ""
 	}
-	s := string(b[:n])
+	s := ""
+	if r.occupy(what, int(n)) {
+		s = string(b[:n])
+	}
 	r.src.Discard(padded) // the bytes are there
 	return s
 }
 
 // long reads n bytes, more than the buffer holds, and their padding.
 func (r *Reader) long(what string, n int) string {
-	var s strings.Builder
-	for s.Len() < n {
-		b, err := r.src.Peek(min(n-s.Len(), r.src.Size()))
+	var s []byte
+	for left := n; left > 0; {
+		b, err := r.src.Peek(min(left, r.src.Size()))
 		if err != nil {
 			r.failRead(what, err)
 			return ""
 		}
-		s.Write(b)
+		if len(s)+len(b) > cap(s) {
+			size := min(n, 2*cap(s)+len(b))
+			if r.occupy(what, size-cap(s)) {
+				s = append(make([]byte, 0, size), s...)
+			}
+		}
+		if r.skipping {
+			s = nil
+		} else {
+			s = append(s, b...)
+		}
+		left -= len(b)
 		r.src.Discard(len(b)) // the bytes are there
 	}
 	r.padding(what, uint64(n))
-	return s.String()
+	return unsafe.String(unsafe.SliceData(s), len(s)) // nobody has s any more
+}
+
+// occupy takes n bytes from the budget of all connections. Once it is spent the rest of the
+// message is skipped, and the message is not allowed.
+func (r *Reader) occupy(what string, n int) bool {
+	if r.skipping {
+		return false
+	}
+	if err := r.hold.Take(int64(n)); err != nil {
+		r.reject(fmt.Errorf("read %s: %w", what, err))
+		r.skipping = true
+		r.hold.Release() // what was read of the message is of no use
+	}
+	return !r.skipping
 }
 
 // padding reads the zeros behind a string of n bytes.
@@ -221,16 +270,33 @@ func (r *Reader) charge(what string, n uint64) bool {
 	return true
 }
 
+// entry takes n bytes, which an entry of a list occupies besides its strings, from the message's
+// budget and that of all connections. It is false when reading cannot go on.
+func (r *Reader) entry(what string, n uint64) bool {
+	if !r.charge(what, n) {
+		return false
+	}
+	r.occupy(what, int(n))
+	return true
+}
+
 // Strings reads a list of strings.
-func (r *Reader) Strings(what string) []string {
+func (r *Reader) Strings(what string) []string { return r.strings(what, r.limits.String) }
+
+// Texts reads a list of texts.
+func (r *Reader) Texts(what string) []string { return r.strings(what, r.limits.Text) }
+
+func (r *Reader) strings(what string, limit uint64) []string {
 	n := r.count(what)
 	list := make([]string, 0, min(n, listCap))
-	for i := 0; i < n && r.charge(what, 16); i++ {
-		s := r.String(what)
+	for i := 0; i < n && r.entry(what, 16); i++ {
+		s := r.limited(what, limit)
 		if r.err != nil {
 			return nil
 		}
-		list = append(list, s)
+		if !r.skipping {
+			list = append(list, s)
+		}
 	}
 	return list
 }

@@ -238,7 +238,7 @@ func (c *coder) realisationJSON(r *Realisation) {
 		}
 		s = string(b)
 	}
-	c.string("realisation", &s)
+	c.text("realisation", &s)
 	if c.reading() && c.r.err == nil {
 		*r = Realisation{}
 		c.r.reject(r.UnmarshalJSON([]byte(s)))

@@ -26,7 +26,8 @@ type ServerOptions struct {
 	// Admit, if set, is asked at the end of the handshake. Its error is sent to the client, and
 	// the connection is not served.
 	Admit func(Protocol) error
-	// Limits bounds requests.
+	// Limits bounds requests. What a request has taken of Limits.Budget is given back by Finish,
+	// EndData, Fail and Close.
 	Limits Limits
 	// LogBuffer is the number of bytes of log messages that wait for a slow client; 1 MiB if 0.
 	LogBuffer int
@@ -121,8 +122,10 @@ func (c *ServerConn) Protocol() Protocol { return c.proto }
 // Dir is the store folder.
 func (c *ServerConn) Dir() storepath.Dir { return c.opts.Dir }
 
-// Limits are the limits with which requests are read, for an ItemReader.
-func (c *ServerConn) Limits() Limits { return c.r.limits }
+// Items reads the items that follow an AddMultipleToStoreRequest.
+func (c *ServerConn) Items() (*ItemReader, error) {
+	return newItemReader(c.data, c.opts.Dir, c.r.limits, c.r.hold)
+}
 
 // ReadOp waits for the number of the next operation. It returns io.EOF when the client has left
 // between operations, and ErrUnusable when an error before allows no further ones.
@@ -172,6 +175,7 @@ func (c *ServerConn) Finish(response Message) error {
 		return err
 	}
 	c.state = stateIdle
+	defer c.r.hold.Release()
 	return c.flush()
 }
 
@@ -192,6 +196,7 @@ func (c *ServerConn) EndData() error {
 		return errors.New("end data: there is none")
 	}
 	c.state = stateIdle
+	defer c.r.hold.Release()
 	return c.flush()
 }
 
@@ -245,6 +250,7 @@ func (c *ServerConn) Fail(err error) error {
 		c.queue.begin()
 	}
 	c.state = stateIdle
+	c.r.hold.Release()
 	var drainErr error
 	if c.data != nil && c.data.form == dataBare {
 		drainErr = c.drain()
@@ -270,6 +276,7 @@ func (c *ServerConn) Fail(err error) error {
 func (c *ServerConn) Close() error {
 	c.closeOnce.Do(func() {
 		c.queue.close()
+		c.r.hold.Close()
 		c.closeErr = c.rw.Close()
 		<-c.queue.done
 	})
