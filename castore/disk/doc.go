@@ -4,7 +4,11 @@
 // # Files
 //
 //	<Dir>/lock               locked while the store is open
+//	<Dir>/generation         which store this is, and how often it was opened
 //	<Dir>/packs/000001.pack  append-only, to about 512 MiB, never rewritten in place
+//
+// The generation is in the database too. When that is missing, or says less, it
+// does not belong to the packs, and the store is not opened (generation.go).
 //
 // # Format
 //

@@ -122,6 +122,10 @@ func insertBlocks(tx *sqldb.Tx, blocks []*pendingBlock) error {
 
 func insertBlock(tx *sqldb.Tx, id uint64, kind Kind, raw int, at place) error {
 	_, err := tx.Exec(insertBlockSQL, id, at.pack, at.offset, at.length, raw, uint8(kind))
+	if errors.Is(err, sqldb.ErrConstraint) {
+		// Ids are never used twice.
+		return fmt.Errorf("%w: castore block %d is there already", sqldb.ErrDamaged, id)
+	}
 	return err
 }
 
@@ -160,10 +164,13 @@ func (ix *index) packs(ctx context.Context) ([]packRow, error) {
 	return out, err
 }
 
-// lastBlockID returns the highest id that was ever used.
+// lastBlockID returns the highest id that was ever used; should the sequence be
+// damaged, the highest in use.
 func (ix *index) lastBlockID(ctx context.Context) (id uint64, err error) {
 	err = ix.db.Lookup(ctx, func(tx *sqldb.Tx) error {
-		return tx.QueryRow("SELECT max(seq) FROM sqlite_sequence WHERE name = 'castore_blocks'").Scan(&id)
+		return tx.QueryRow(`SELECT max(
+			coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'castore_blocks'), 0),
+			coalesce((SELECT max(id) FROM castore_blocks), 0))`).Scan(&id)
 	})
 	return id, err
 }

@@ -28,6 +28,9 @@ func Rebuild(ctx context.Context, opts Options) (RebuildResult, error) {
 		return RebuildResult{}, fmt.Errorf("rebuild castore %s: %w", opts.Dir, err)
 	}
 	res, err := s.rebuild(ctx)
+	if err == nil {
+		err = s.nextGeneration(ctx) // the database belongs to the packs now
+	}
 	s.packs.closeAll()
 	s.lock.Close()
 	if err != nil {

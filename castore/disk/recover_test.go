@@ -58,6 +58,8 @@ func TestOldIndex(t *testing.T) {
 	}
 	s.Close()
 	copyFile(t, db+".old", db)
+	opened := filepath.Join(dir, generationFile)
+	copyFile(t, opened+".old", opened)
 	fi, err := os.Stat(pack)
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +81,7 @@ func TestOldIndex(t *testing.T) {
 		cut := committed + tail*i/11
 		for _, how := range []string{"cut", "zero", "flip"} {
 			copyFile(t, db, db+".old")
+			copyFile(t, opened, opened+".old")
 			copyFile(t, pack, pack+".whole")
 			switch {
 			case how == "cut":

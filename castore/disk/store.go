@@ -108,7 +108,8 @@ type Store struct {
 var _ castore.Store = (*Store)(nil)
 
 // Open opens the store in a folder, or makes a new one. Damage in packs does
-// not keep it from opening.
+// not keep it from opening. A database that does not belong to the packs does,
+// and nothing is changed then: see [ErrNoIndex].
 func Open(ctx context.Context, opts Options) (*Store, error) {
 	s, err := open(ctx, opts)
 	if err != nil {
@@ -122,7 +123,14 @@ func open(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.recover(ctx); err != nil {
+	err = s.checkGeneration(ctx)
+	if err == nil {
+		err = s.nextGeneration(ctx)
+	}
+	if err == nil {
+		err = s.recover(ctx)
+	}
+	if err != nil {
 		s.append.close()
 		s.packs.closeAll()
 		s.lock.Close()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -58,7 +59,7 @@ func openInstance(ctx context.Context, dir string, layout daemon.Layout, logger 
 		return nil, err
 	}
 	i.closers = append(i.closers, lock)
-	db, err := sqldb.Open(filepath.Join(dir, "db.sqlite"), sqldb.Options{Logger: logger})
+	db, err := openDatabase(dir, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +80,23 @@ func openInstance(ctx context.Context, dir string, layout daemon.Layout, logger 
 		Logger:   logger,
 	})
 	return i, nil
+}
+
+// openDatabase opens the database in the data folder, or makes a new one, unless there are contents
+// that need the one that was there.
+func openDatabase(dir string, logger *slog.Logger) (*sqldb.DB, error) {
+	file := filepath.Join(dir, "db.sqlite")
+	if fi, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) || err == nil && fi.Size() == 0 {
+		if err := disk.CheckIndex(filepath.Join(dir, "castore")); err != nil {
+			return nil, err
+		}
+	}
+	db, err := sqldb.Open(file, sqldb.Options{Logger: logger})
+	if errors.Is(err, sqldb.ErrDamaged) {
+		err = fmt.Errorf("%w. Put db.sqlite back from a copy, without db.sqlite-wal and db.sqlite-shm: the contents in "+
+			"castore/packs can be indexed anew, but the metadata of the paths is in db.sqlite alone", err)
+	}
+	return db, err
 }
 
 // close makes everything durable. Nothing may use the store any more.

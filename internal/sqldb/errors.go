@@ -15,6 +15,10 @@ var ErrNoRows = errors.New("no rows")
 // the schema, such as uniqueness or a foreign key.
 var ErrConstraint = errors.New("constraint failed")
 
+// ErrDamaged is wrapped by errors about a file that is no database, or not a whole
+// one.
+var ErrDamaged = errors.New("database is damaged")
+
 // translate gives an error of the driver the identity by which callers test
 // it. This is the only place that looks at the driver's errors.
 func translate(err error) error {
@@ -25,6 +29,8 @@ func translate(err error) error {
 	switch {
 	case e.Code == sqlite3.ErrFull, isForSpace(e):
 		return fmt.Errorf("%w: %w", syscall.ENOSPC, err)
+	case e.Code == sqlite3.ErrCorrupt, e.Code == sqlite3.ErrNotADB:
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	case e.Code == sqlite3.ErrConstraint:
 		return fmt.Errorf("%w: %w", ErrConstraint, err)
 	}

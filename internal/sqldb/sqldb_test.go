@@ -451,8 +451,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 	f.WriteString("this is no database, whatever it looks like")
 	f.Close()
-	if _, err := Open(path, Options{}); err == nil {
-		t.Error("a file that is no database gives no error")
+	if _, err := Open(path, Options{}); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a file that is no database: %v", err)
 	}
 }
 
