@@ -35,6 +35,8 @@ func evaluate(t *testing.T, f []unix.SockFilter, arch, nr uint32, args [6]uint64
 			skip(acc == i.K)
 		case unix.BPF_JMP | unix.BPF_JSET | unix.BPF_K:
 			skip(acc&i.K != 0)
+		case unix.BPF_JMP | unix.BPF_JA:
+			pc += int(i.K)
 		case unix.BPF_RET | unix.BPF_K:
 			return i.K
 		default:
@@ -47,6 +49,10 @@ func evaluate(t *testing.T, f []unix.SockFilter, arch, nr uint32, args [6]uint64
 
 func TestSeccompFilter(t *testing.T) {
 	const eperm, enotsup = seccompErrno | uint32(unix.EPERM), seccompErrno | uint32(unix.ENOTSUP)
+	const enosys, enotty = seccompErrno | uint32(unix.ENOSYS), seccompErrno | uint32(unix.ENOTTY)
+	const enofamily = seccompErrno | uint32(unix.EAFNOSUPPORT)
+	const x86, x32, i386 = unix.AUDIT_ARCH_X86_64, 0x40000000, unix.AUDIT_ARCH_I386
+	const arm, arm64 = unix.AUDIT_ARCH_ARM, unix.AUDIT_ARCH_AARCH64
 	mode := func(arg int, m uint64) (a [6]uint64) {
 		a[arg] = m
 		return a
@@ -77,6 +83,50 @@ func TestSeccompFilter(t *testing.T) {
 		{"number of another table", unix.AUDIT_ARCH_I386, 90, mode(1, 0o4755), seccompAllow},
 		{"fchmodat, arm64", unix.AUDIT_ARCH_AARCH64, 53, mode(2, 0o4755), eperm},
 		{"fchmod, arm", unix.AUDIT_ARCH_ARM, 94, mode(1, 0o4755), eperm},
+		{"open setuid", x86, 2, [6]uint64{0, unix.O_CREAT, 0o4755}, eperm},
+		{"open without O_CREAT", x86, 2, [6]uint64{0, unix.O_WRONLY | unix.O_DIRECTORY, 0o7777}, seccompAllow},
+		{"open sticky", x86, 2, [6]uint64{0, unix.O_CREAT, 0o1777}, seccompAllow},
+		{"open O_TMPFILE", x86, 2, [6]uint64{0, unix.O_TMPFILE | unix.O_RDWR, 0o2755}, eperm},
+		{"open setuid, x32", x86, 2 | x32, [6]uint64{0, unix.O_CREAT, 0o4755}, eperm},
+		{"openat setgid", x86, 257, [6]uint64{0, 0, unix.O_CREAT | unix.O_EXCL, 0o2755}, eperm},
+		{"openat", x86, 257, [6]uint64{0, 0, unix.O_CREAT, 0o755}, seccompAllow},
+		{"creat setuid", x86, 85, mode(1, 0o4755), eperm},
+		{"mknod setuid", x86, 133, mode(1, unix.S_IFREG|0o4755), eperm},
+		{"mknod fifo", x86, 133, mode(1, unix.S_IFIFO|0o644), seccompAllow},
+		{"mknodat setuid, x32", x86, 259 | x32, mode(2, 0o4755), eperm},
+		{"mkdir", x86, 83, mode(1, 0o2755), seccompAllow},
+		{"openat2", x86, 437, mode(0, 0), enosys},
+		{"io_uring_setup", x86, 425, mode(0, 0), enosys},
+		{"io_uring_enter, x32", x86, 426 | x32, mode(0, 0), enosys},
+		{"io_uring_register, i386", i386, 427, mode(0, 0), enosys},
+		{"file_setattr", x86, 469, mode(0, 0), enosys},
+		{"add_key", x86, 248, mode(0, 0), enosys},
+		{"request_key, i386", i386, 287, mode(0, 0), enosys},
+		{"keyctl", x86, 250, mode(0, 0), enosys},
+		{"keyctl, arm", arm, 311, mode(0, 0), enosys},
+		{"keyctl, arm64", arm64, 219, mode(0, 0), enosys},
+		{"FS_IOC_SETFLAGS", x86, 16, mode(1, fsSetFlags64), enotty},
+		{"FS_IOC_SETFLAGS, high bits", x86, 16, mode(1, 1<<32|fsSetFlags64), enotty},
+		{"FS_IOC_FSSETXATTR", x86, 16, mode(1, fsSetXattr), enotty},
+		{"FS_IOC_SETFLAGS, x32", x86, 514 | x32, mode(1, fsSetFlags32), enotty},
+		{"FS_IOC_SETFLAGS, i386", i386, 54, mode(1, fsSetFlags32), enotty},
+		{"FS_IOC_GETFLAGS", x86, 16, mode(1, 0x80086601), seccompAllow},
+		{"TCGETS", x86, 16, mode(1, unix.TCGETS), seccompAllow},
+		{"socket(AF_VSOCK)", x86, 41, mode(0, unix.AF_VSOCK), enofamily},
+		{"socket(AF_VSOCK), i386", i386, 359, mode(0, unix.AF_VSOCK), enofamily},
+		{"socket(AF_VSOCK), arm64", arm64, 198, mode(0, unix.AF_VSOCK), enofamily},
+		{"socket(AF_UNIX)", x86, 41, mode(0, unix.AF_UNIX), seccompAllow},
+		{"open setuid, i386", i386, 5, [6]uint64{0, unix.O_CREAT, 0o4755}, eperm},
+		{"openat setuid, i386", i386, 295, [6]uint64{0, 0, unix.O_CREAT, 0o4755}, eperm},
+		{"creat setuid, i386", i386, 8, mode(1, 0o4755), eperm},
+		{"mknod setuid, i386", i386, 14, mode(1, 0o4755), eperm},
+		{"mknodat setuid, i386", i386, 297, mode(2, 0o4755), eperm},
+		{"fchmod setuid, i386", i386, 94, mode(1, 0o4755), eperm},
+		{"fchmodat setuid, i386", i386, 306, mode(2, 0o4755), eperm},
+		{"fchmodat2 setuid, i386", i386, 452, mode(2, 0o4755), eperm},
+		{"openat setuid, arm", arm, 322, [6]uint64{0, 0, unix.O_CREAT, 0o4755}, eperm},
+		{"openat setuid, arm64", arm64, 56, [6]uint64{0, 0, unix.O_CREAT, 0o4755}, eperm},
+		{"mknodat setuid, arm64", arm64, 33, mode(2, 0o4755), eperm},
 		{"foreign", unix.AUDIT_ARCH_S390X, 0, mode(0, 0), seccompKill},
 	} {
 		if got := evaluate(t, f, c.arch, c.nr, c.args); got != c.want {
