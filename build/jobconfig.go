@@ -143,7 +143,7 @@ func (a *attempt) isolate(c *sandbox.Config) error {
 	if c.Inputs, err = a.inputPaths(paths); err != nil {
 		return err
 	}
-	return a.workspace.forget(c.Inputs)
+	return a.workspace.expect(c.Inputs)
 }
 
 // impureHostDeps are paths of the host that the derivation asks for.

@@ -20,6 +20,7 @@ import (
 //	  build         its build folder, unless that is elsewhere
 //	  store         what it writes to its store folder, when it is isolated
 //	  tmp           its /tmp, then
+//	  names         between isolated builds: empty files and folders to mount inputs on
 //	  upper, work   as below, when it must not share them
 //	  elsewhere     a link to a build folder that is not here
 //	shared/         of the builds that are not isolated:

@@ -16,27 +16,28 @@ import (
 
 // workspace is the folders of one build.
 //
-// Where nothing that a builder held can have got out of its sandbox they are
-// used again by later builds: on some disks making and removing folders costs
-// more than the rest of a small build. The names of store paths, on which the
-// inputs are mounted, stay for the same reason.
+// A folder that a builder owned or could write to is never used again: it may
+// have got times, attributes, access lists or flags that a later build would
+// notice. Where nothing that a builder held can have got out of its sandbox,
+// what it could not touch stays for later builds: the folder around, and the
+// names of store paths, on which the inputs are mounted. Making and removing
+// them costs more than the rest of a small build.
 type workspace struct {
 	scratch *scratch
 	name    string // in builds
 	dir     string
+	dirFD   int
 	reused  bool // may be
 
-	build   string // the build folder, wherever it is
-	outer   string // what build lies in, or build itself, when it is elsewhere; or ""
-	buildFD int    // -1 when the build folder is elsewhere
-	tmpFD   int    // these two are of isolated builds, else -1
-	ownFD   int    // the folder "store", or an upper folder of its own
+	build string // the build folder, wherever it is
+	outer string // what build lies in, or build itself, when it is elsewhere; or ""
+	ownFD int    // the folder "store" of an isolated build, or an upper folder of its own; or -1
 
 	// storeFD is where the outputs are: ownFD, or the shared upper folder.
 	storeFD int
 	world   *sandbox.World          // of a build that is not isolated
 	outputs []string                // names that a build which is not isolated may make
-	mounted map[string]sandbox.Kind // names in "store" for inputs
+	mounted map[string]sandbox.Kind // names for inputs, in "store" or, between builds, in "names"
 }
 
 // owner is who a folder belongs to.
@@ -87,62 +88,56 @@ func (s *scratch) take(o workspaceOptions) (*workspace, error) {
 	s.mu.Unlock()
 	w := &workspace{
 		scratch: s, name: name, dir: filepath.Join(s.path("builds"), name),
-		buildFD: -1, tmpFD: -1, ownFD: -1, storeFD: -1, mounted: make(map[string]sandbox.Kind),
+		dirFD: -1, ownFD: -1, storeFD: -1, mounted: make(map[string]sandbox.Kind),
 	}
-	if err := os.Mkdir(w.dir, 0o700); err != nil {
-		return nil, err
+	err := os.Mkdir(w.dir, 0o700)
+	if err == nil {
+		w.dirFD, err = openDir(w.dir)
 	}
-	return w, nil
+	return w, err
 }
 
-// prepare makes the folders that are not there and gives them to the builder.
+// prepare makes the folders of a build and gives them to the builder.
 func (w *workspace) prepare(o workspaceOptions) error {
 	w.reused = o.reuse
 	w.build, w.outer = w.path("build"), ""
+	var err error
 	if o.elsewhere == "" {
-		if err := w.folder(&w.buildFD, "build", 0o700, o.builder); err != nil {
-			return err
-		}
-	} else if err := w.createElsewhere(o); err != nil {
-		return err
+		err = w.folder("build", 0o700, o.builder)
+	} else {
+		err = w.createElsewhere(o)
 	}
-	if !o.isolated {
+	switch {
+	case err != nil:
+		return err
+	case !o.isolated:
 		return w.share(o)
 	}
-	if err := w.folder(&w.tmpFD, "tmp", 0o777|unix.S_ISVTX, owner{0, 0}); err != nil {
+	if err := w.folder("tmp", 0o777|unix.S_ISVTX, owner{0, 0}); err != nil {
 		return err
 	}
-	if err := w.folder(&w.ownFD, "store", 0o775|unix.S_ISVTX, owner{0, o.builder.gid}); err != nil {
+	if err := w.folder("store", 0o775|unix.S_ISVTX, owner{0, o.builder.gid}); err != nil {
 		return err
 	}
+	w.ownFD, err = openDir(w.path("store"))
 	w.storeFD = w.ownFD
-	return nil
+	return err
 }
 
-// folder opens a folder of the workspace, making it if it is not there, and
-// sets its owner and mode.
-func (w *workspace) folder(fd *int, name string, mode uint32, o owner) (err error) {
-	dir := w.path(name)
-	if *fd < 0 {
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return err
-		}
-		if *fd, err = openDir(dir); err != nil {
-			return err
-		}
+// folder makes a folder of the workspace, where nobody else comes.
+func (w *workspace) folder(name string, mode uint32, o owner) error {
+	failed := func(op string, err error) error { return &os.PathError{Op: op, Path: w.path(name), Err: err} }
+	if err := unix.Mkdirat(w.dirFD, name, 0o700); err != nil {
+		return failed("mkdir", err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(*fd, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: dir, Err: err}
-	}
-	if int(st.Uid) != o.uid || int(st.Gid) != o.gid {
-		if err := unix.Fchown(*fd, o.uid, o.gid); err != nil {
-			return &os.PathError{Op: "chown", Path: dir, Err: err}
+	if o != (owner{os.Geteuid(), os.Getegid()}) {
+		if err := unix.Fchownat(w.dirFD, name, o.uid, o.gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return failed("chown", err)
 		}
 	}
-	if st.Mode&0o7777 != mode {
-		if err := unix.Fchmod(*fd, mode); err != nil {
-			return &os.PathError{Op: "chmod", Path: dir, Err: err}
+	if mode != 0o700 {
+		if err := unix.Fchmodat(w.dirFD, name, mode, 0); err != nil {
+			return failed("chmod", err)
 		}
 	}
 	return nil
@@ -255,46 +250,65 @@ func (w *workspace) release(kept bool) error {
 	return nil
 }
 
-// empty makes a workspace like new.
+// empty removes all that was the builder's.
 func (w *workspace) empty() error {
 	if w.outer != "" {
 		if err := errors.Join(removePath(w.outer), os.Remove(w.path("elsewhere"))); err != nil {
 			return err
 		}
-	}
-	for _, fd := range []int{w.buildFD, w.tmpFD} {
-		if fd >= 0 {
-			if err := rmtree.Empty(fd, nil); err != nil {
-				return err
-			}
-		}
+	} else if err := rmtree.RemoveAt(w.dirFD, "build"); err != nil {
+		return err
 	}
 	w.storeFD, w.world = -1, nil
 	if w.ownFD < 0 {
 		return nil
 	}
-	return rmtree.Empty(w.ownFD, func(name string) bool { _, ok := w.mounted[name]; return ok })
+	if err := rmtree.RemoveAt(w.dirFD, "tmp"); err != nil {
+		return err
+	}
+	fd := w.ownFD
+	w.ownFD = -1
+	defer unix.Close(fd)
+	if len(w.mounted) == 0 {
+		return rmtree.RemoveAt(w.dirFD, "store")
+	}
+	// No builder sees this folder again: the names in it are moved to a new one.
+	if err := rmtree.Empty(fd, func(name string) bool { _, ok := w.mounted[name]; return ok }); err != nil {
+		return err
+	}
+	if err := unix.Renameat(w.dirFD, "store", w.dirFD, "names"); err != nil {
+		return fmt.Errorf("keep the names of inputs: %w", err)
+	}
+	return nil
 }
 
-// forget removes the names of inputs that the next build does not have, and
-// notes those that it has.
-func (w *workspace) forget(inputs []sandbox.Input) error {
-	needed := make(map[string]sandbox.Kind, len(inputs))
+// expect puts the names of inputs that are there from an earlier build into the
+// store folder, removes the others, and notes which ones this build leaves.
+func (w *workspace) expect(inputs []sandbox.Input) error {
+	old := w.mounted
+	w.mounted = make(map[string]sandbox.Kind, len(inputs))
 	for _, in := range inputs {
 		if in.Kind != sandbox.Symlink { // what it says may change
-			needed[in.Base] = in.Kind
+			w.mounted[in.Base] = in.Kind
 		}
 	}
+	if len(old) == 0 {
+		return nil
+	}
+	names, err := openDir(w.path("names"))
+	if err != nil {
+		return err
+	}
+	defer unix.Close(names)
 	for name, kind := range w.mounted {
-		if k, ok := needed[name]; ok && k == kind {
+		if k, ok := old[name]; !ok || k != kind {
 			continue
 		}
-		if err := rmtree.RemoveAt(w.ownFD, name); err != nil {
-			return err
+		if err := unix.Renameat(names, name, w.ownFD, name); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("prepare the name of input '%s': %w", name, err)
 		}
 	}
-	w.mounted = needed
-	return nil
+	return rmtree.RemoveAt(w.dirFD, "names")
 }
 
 // purgeShared removes what no running build may make from the shared folder.
@@ -321,7 +335,7 @@ func (w *workspace) close() error {
 		err = w.world.Close()
 	}
 	w.world = nil
-	for _, fd := range []*int{&w.buildFD, &w.tmpFD, &w.ownFD} {
+	for _, fd := range []*int{&w.dirFD, &w.ownFD} {
 		if *fd >= 0 {
 			unix.Close(*fd)
 			*fd = -1

@@ -29,6 +29,9 @@ func remove(dirfd int, name string) error {
 	if ok, err := unlink(dirfd, name); ok || err != nil {
 		return err
 	}
+	if err := rmdir(dirfd, name); !notEmpty(err) {
+		return err
+	}
 	fd, err := open(dirfd, name)
 	if err != nil {
 		return err
@@ -77,6 +80,11 @@ func rmdir(dirfd int, name string) error {
 		return nil
 	}
 	return err
+}
+
+// notEmpty reports whether a folder could not be removed because of what is in it.
+func notEmpty(err error) bool {
+	return errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EACCES)
 }
 
 // open opens a folder, which it makes readable if it has to.
@@ -174,7 +182,7 @@ func (w *walker) sweep() (sub string, err error) {
 			}
 			if !ok {
 				err := rmdir(w.cur, name)
-				if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EACCES) {
+				if notEmpty(err) {
 					return name, w.again()
 				}
 				if err != nil {
