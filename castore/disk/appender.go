@@ -122,11 +122,14 @@ func (a *appender) startPack() error {
 	rand.Read(s[:])
 	id := a.nextID
 	path := a.packs.path(id)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
 	if err != nil {
 		return err
 	}
-	if _, err := f.WriteAt(encodePackHeader(id, s), 0); err != nil {
+	if err = f.Chmod(fileMode); err == nil {
+		_, err = f.WriteAt(encodePackHeader(id, s), 0)
+	}
+	if err != nil {
 		f.Close()
 		os.Remove(path)
 		return err

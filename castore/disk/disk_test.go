@@ -3,7 +3,9 @@ package disk
 import (
 	"context"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/tvixd/tvixd/castore"
@@ -99,4 +101,34 @@ func hurt(tb testing.TB, s *testStore, d castore.Digest) {
 	}
 	flip(tb, s.packs.path(loc.at.pack), loc.at.offset+loc.at.length-1)
 	s.cache.drop(loc.block)
+}
+
+// TestModes makes and opens stores under several umasks; modes that allow too much
+// are mended.
+func TestModes(t *testing.T) {
+	for _, umask := range []int{0, 0o022, 0o777} {
+		old := syscall.Umask(umask)
+		defer syscall.Umask(old)
+		dir := t.TempDir()
+		must(t, os.Chmod(dir, 0o755))
+		for range 2 {
+			s := openTest(t, dir, nil)
+			mustPut(t, s, []byte("x"))
+			mustSync(t, s)
+			for name, want := range map[string]os.FileMode{
+				"": os.ModeDir | dirMode, "packs": os.ModeDir | dirMode, "packs/000001.pack": fileMode, generationFile: fileMode,
+			} {
+				fi, err := os.Stat(filepath.Join(dir, name))
+				must(t, err)
+				if fi.Mode() != want {
+					t.Errorf("umask %03o: %q has mode %v, want %v", umask, name, fi.Mode(), want)
+				}
+			}
+			must(t, s.Close())
+			must(t, os.Chmod(dir, 0o755))
+			must(t, os.Chmod(filepath.Join(dir, "packs"), 0o777))
+			must(t, os.Chmod(filepath.Join(dir, "packs/000001.pack"), 0o644))
+			must(t, os.Chmod(filepath.Join(dir, generationFile), 0o666))
+		}
+	}
 }

@@ -7,6 +7,8 @@
 //	<Dir>/generation         which store this is, and how often it was opened
 //	<Dir>/packs/000001.pack  append-only, to about 512 MiB, never rewritten in place
 //
+// All of it is the owner's alone (0700 and 0600), whatever it was before.
+//
 // The generation is in the database too. When that is missing, or says less, it
 // does not belong to the packs, and the store is not opened (generation.go).
 //

@@ -73,7 +73,7 @@ func readGeneration(dir string) (generation, error) {
 }
 
 func writeGeneration(dir string, g generation) error {
-	f, err := os.OpenFile(filepath.Join(dir, generationFile), os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, generationFile), os.O_WRONLY|os.O_CREATE, fileMode)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func writeGeneration(dir string, g generation) error {
 	if _, err := f.WriteAt(g.encode(), 0); err != nil {
 		return err
 	}
-	return errors.Join(f.Truncate(generationSize), f.Sync(), syncDir(dir))
+	return errors.Join(f.Truncate(generationSize), f.Chmod(fileMode), f.Sync(), syncDir(dir))
 }
 
 func (ix *index) generation(ctx context.Context) (g generation, err error) {

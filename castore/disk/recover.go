@@ -103,6 +103,9 @@ func (s *Store) recoverPack(ctx context.Context, id uint32, row packRow, size in
 		return nil, err
 	}
 	defer f.Close()
+	if err := secure(f.Name(), fileMode); err != nil {
+		return nil, err
+	}
 	head := make([]byte, packHeaderSize)
 	n, err := f.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -144,8 +144,13 @@ func open(ctx context.Context, opts Options) (*Store, error) {
 func newStore(ctx context.Context, opts Options) (*Store, error) {
 	opts = opts.withDefaults()
 	packDir := filepath.Join(opts.Dir, "packs")
-	if err := os.MkdirAll(packDir, 0o700); err != nil {
+	if err := os.MkdirAll(packDir, dirMode); err != nil {
 		return nil, err
+	}
+	for _, dir := range []string{opts.Dir, packDir} {
+		if err := secure(dir, dirMode); err != nil {
+			return nil, err
+		}
 	}
 	lock, err := lockDir(opts.Dir)
 	if err != nil {
@@ -173,6 +178,22 @@ func newStore(ctx context.Context, opts Options) (*Store, error) {
 		pending:  make(map[castore.Digest]pendingRef),
 		inflight: make(map[*pendingBlock]struct{}),
 	}, nil
+}
+
+// Modes of what a store makes: it is the owner's alone, for everybody else sees the
+// contents, with their own modes, elsewhere.
+const (
+	dirMode  = 0o700
+	fileMode = 0o600
+)
+
+// secure gives a folder or file its mode, whatever the umask was when it was made.
+func secure(path string, mode os.FileMode) error {
+	fi, err := os.Stat(path)
+	if err == nil && fi.Mode().Perm() != mode {
+		err = os.Chmod(path, mode)
+	}
+	return err
 }
 
 // lockDir takes the lock of a store's folder; it is free when the file is

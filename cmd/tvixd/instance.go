@@ -45,7 +45,11 @@ func openInstance(ctx context.Context, dir string, layout daemon.Layout, logger 
 		return nil, err
 	}
 	// Contents are read by way of the mount, with its modes; this folder is the owner's alone.
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	err = os.MkdirAll(dir, 0o700)
+	if err == nil {
+		err = os.Chmod(dir, 0o700) // whatever the umask, or whoever has made it
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open data folder: %w", err)
 	}
 	i := &instance{dir: dir, logger: logger}

@@ -88,3 +88,20 @@ func TestDatabaseDamaged(t *testing.T) {
 		t.Errorf("damaged database: %v", err)
 	}
 }
+
+func TestDataIsTheOwnersAlone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	testInstance(t, dir)
+	for name, want := range map[string]os.FileMode{"": os.ModeDir | 0o700, "db.sqlite": 0o600, "db.sqlite-shm": 0o600} {
+		fi, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fi.Mode() != want {
+			t.Errorf("%q has mode %v, want %v", name, fi.Mode(), want)
+		}
+	}
+}

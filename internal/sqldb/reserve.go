@@ -37,8 +37,9 @@ func (r *reserve) fill() {
 			return
 		}
 	}
-	f, err := os.OpenFile(r.path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(r.path, os.O_RDWR|os.O_CREATE, fileMode)
 	if err == nil {
+		f.Chmod(fileMode) // whatever the umask; at worst it is narrower
 		if err = unix.Fallocate(int(f.Fd()), 0, 0, r.size); errors.Is(err, unix.EOPNOTSUPP) {
 			_, err = f.WriteAt(make([]byte, r.size), 0)
 		}

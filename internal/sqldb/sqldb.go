@@ -108,7 +108,8 @@ type DB struct {
 }
 
 // Open opens the database at path, creating it if it is missing; its folder
-// must exist.
+// must exist. Only the owner may read its files, since whoever can read them can
+// lock them: modes that allow more are mended.
 func Open(path string, opts Options) (*DB, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -125,6 +126,9 @@ func Open(path string, opts Options) (*DB, error) {
 		closing:     make(chan struct{}),
 		closeWriter: make(chan struct{}),
 		written:     make(chan struct{}),
+	}
+	if err := secureFiles(path); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
 	}
 	writer, checkpointer, err := openWriters(path, opts)
 	if errors.Is(err, syscall.ENOSPC) && db.FreeReserve() {
