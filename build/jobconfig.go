@@ -3,10 +3,10 @@ package build
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -121,10 +121,14 @@ func (a *attempt) isolate(c *sandbox.Config) error {
 			c.KVM = true
 		}
 	}
-	paths := append([]SandboxPath(nil), a.settings.SandboxPaths...)
+	paths := slices.Clone(a.settings.SandboxPaths)
+	etc := slices.ContainsFunc(paths, func(p SandboxPath) bool { return path.Clean("/"+p.Target) == "/etc" })
 	if c.Network {
 		c.Files = append(c.Files, sandbox.File{Name: "nsswitch.conf", Contents: "hosts: files dns\nservices: files\n"})
 		for _, p := range []string{"/etc/resolv.conf", "/etc/services", "/etc/hosts"} {
+			if etc {
+				break // it has its own
+			}
 			if real, err := filepath.EvalSymlinks(p); err == nil {
 				paths = append(paths, SandboxPath{Target: p, Source: real, Optional: true})
 			}
@@ -166,35 +170,6 @@ func (a *attempt) impureHostDeps() ([]SandboxPath, error) {
 		paths = append(paths, SandboxPath{Target: d, Source: d, Optional: true})
 	}
 	return paths, nil
-}
-
-// mounts looks what the paths of the host are.
-func (a *attempt) mounts(paths []SandboxPath) ([]sandbox.Mount, error) {
-	var mounts []sandbox.Mount
-	for _, p := range paths {
-		if p.Source == "" || p.Source == "/proc" || a.inStore(p.Target) {
-			continue // there already, or shown with the inputs
-		}
-		st, err := os.Lstat(p.Source)
-		if errors.Is(err, fs.ErrNotExist) && p.Optional {
-			continue
-		}
-		if err != nil {
-			return nil, failf(MiscFailure, "getting attributes of path '%s': %s", p.Source, errnoName(errors.Unwrap(err)))
-		}
-		m := sandbox.Mount{Target: path.Clean("/" + p.Target), Source: p.Source, Kind: sandbox.Regular}
-		switch st.Mode().Type() {
-		case fs.ModeDir:
-			m.Kind = sandbox.Directory
-		case fs.ModeSymlink:
-			m.Kind = sandbox.Symlink
-			if m.Link, err = os.Readlink(p.Source); err != nil {
-				return nil, fmt.Errorf("read sandbox path: %w", err)
-			}
-		}
-		mounts = append(mounts, m)
-	}
-	return mounts, nil
 }
 
 func (a *attempt) inStore(p string) bool { return a.b.dir.Contains(path.Clean("/" + p)) }

@@ -247,6 +247,10 @@ func (a *attempt) execute(cfg *sandbox.Config) (st sandbox.Status, err error) {
 			setup.Step, errnoName(setup.Err))}
 	}
 	a.log.end()
+	if setup != nil && !setup.Exec {
+		a.log.file.abort() // nothing ran that could have said something
+		return st, err
+	}
 	if e := a.log.file.close(); e != nil {
 		a.b.logger.Warn("cannot keep a build log", "error", e)
 	}

@@ -36,7 +36,7 @@ type Config struct {
 	Upper string
 
 	Inputs []Input // what an isolated builder sees of Store
-	Mounts []Mount // what it sees of the host besides
+	Mounts []Mount // what it sees of the host besides, each after those that it lies in
 	Files  []File  // what is in its /etc
 
 	// Root is an empty folder. It serves as the mount point of every isolated
@@ -88,6 +88,9 @@ type Mount struct {
 	Source string
 	Kind   Kind   // of the source
 	Link   string // where it points, when it is a symlink
+	// Exists says that the target lies in an earlier mount, where there is
+	// something to mount on. Nothing is made for it there.
+	Exists bool
 }
 
 // File is a small file in an isolated builder's /etc.

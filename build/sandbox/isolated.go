@@ -35,11 +35,8 @@ func (p *program) isolated(c *Config) {
 	for _, f := range c.Files {
 		t.file(path.Join("etc", f.Name), f.Contents)
 	}
-	// Parents before what lies in them.
-	mounts := slices.Clone(c.Mounts)
-	slices.SortFunc(mounts, func(a, b Mount) int { return strings.Compare(a.Target, b.Target) })
-	for _, m := range mounts {
-		t.show(m.Source, m.Target, m.Kind, m.Link)
+	for _, m := range c.Mounts {
+		t.show(m)
 	}
 	t.mkdir("proc")
 	p.mount("proc", "proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
@@ -93,20 +90,21 @@ func (t *tree) bind(source, target string) {
 }
 
 // show makes something of the host visible, with all that is mounted in it.
-func (t *tree) show(source, target string, kind Kind, link string) {
-	at := rel(target)
-	switch kind {
-	case Directory:
+func (t *tree) show(m Mount) {
+	at := rel(m.Target)
+	switch {
+	case m.Exists:
+	case m.Kind == Directory:
 		t.mkdir(at)
-	case Regular:
+	case m.Kind == Regular:
 		t.mkdir(parent(at))
 		t.node(at, unix.S_IFREG|0o444, 0)
-	case Symlink:
+	default:
 		t.mkdir(parent(at))
-		t.symlink(link, at)
+		t.symlink(m.Link, at)
 		return
 	}
-	t.mount(source, at, "", unix.MS_BIND|unix.MS_REC, "")
+	t.mount(m.Source, at, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 func (t *tree) node(at string, mode uint32, dev uint64) {
