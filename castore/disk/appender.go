@@ -2,6 +2,7 @@ package disk
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -120,12 +121,16 @@ func (a *appender) retire(id uint32) bool {
 func (a *appender) startPack() error {
 	var s salt
 	rand.Read(s[:])
-	id := a.nextID
-	path := a.packs.path(id)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	f, err := os.OpenFile(a.packs.path(a.nextID), os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	for errors.Is(err, os.ErrExist) {
+		// Something that is no pack has the name.
+		a.nextID++
+		f, err = os.OpenFile(a.packs.path(a.nextID), os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	}
 	if err != nil {
 		return err
 	}
+	id, path := a.nextID, f.Name()
 	if err = f.Chmod(fileMode); err == nil {
 		_, err = f.WriteAt(encodePackHeader(id, s), 0)
 	}

@@ -3,7 +3,7 @@
 //
 // # Files
 //
-//	<Dir>/lock               locked while the store is open
+//	<Dir>                    locked (flock) while the store is open
 //	<Dir>/generation         which store this is, and how often it was opened
 //	<Dir>/packs/000001.pack  append-only, to about 512 MiB, never rewritten in place
 //

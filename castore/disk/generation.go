@@ -119,7 +119,7 @@ func (s *Store) checkGeneration(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	has, err := HasRecords(s.opts.Dir)
+	has, err := hasRecords(s.opts.Dir)
 	if err != nil || !has {
 		return err
 	}
@@ -150,7 +150,7 @@ func noIndex(dir string) error {
 // in dir; it is for callers who find that their database is missing, and are about
 // to make a new one.
 func CheckIndex(dir string) error {
-	has, err := HasRecords(dir)
+	has, err := hasRecords(dir)
 	if err == nil && has {
 		err = noIndex(dir)
 	}
@@ -160,10 +160,12 @@ func CheckIndex(dir string) error {
 	return nil
 }
 
-// HasRecords tells whether any pack in the folder of a store has more than a
-// header.
-func HasRecords(dir string) (bool, error) {
-	entries, err := os.ReadDir(filepath.Join(dir, "packs"))
+// hasRecords tells whether any pack in the folder of a store has more than a
+// header. A pack whose header is damaged does not count: without its database it
+// is left alone.
+func hasRecords(dir string) (bool, error) {
+	dir = filepath.Join(dir, "packs")
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return false, nil
 	}
@@ -171,14 +173,21 @@ func HasRecords(dir string) (bool, error) {
 		return false, err
 	}
 	for _, e := range entries {
-		if _, ok := parsePackName(e.Name()); !ok || !e.Type().IsRegular() {
+		id, ok := parsePackName(e.Name())
+		if !ok || !e.Type().IsRegular() {
 			continue
 		}
-		fi, err := e.Info()
+		f, err := os.Open(filepath.Join(dir, e.Name()))
 		if err != nil {
 			return false, err
 		}
-		if fi.Size() > packHeaderSize {
+		head := make([]byte, packHeaderSize+1)
+		n, _ := f.ReadAt(head, 0)
+		f.Close()
+		if n <= packHeaderSize {
+			continue
+		}
+		if _, err := decodePackHeader(head[:packHeaderSize], id); err == nil {
 			return true, nil
 		}
 	}

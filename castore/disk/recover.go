@@ -55,26 +55,29 @@ func (s *Store) recover(ctx context.Context) error {
 	for id := range files {
 		if !slices.Contains(gone, id) {
 			ids = append(ids, id)
-			s.append.nextID = max(s.append.nextID, id+1)
 		}
 	}
 	slices.Sort(ids)
-	for i, id := range ids {
+	var newest *packEnd // nil if it cannot be appended to
+	for _, id := range ids {
 		end, err := s.recoverPack(ctx, id, known[id], files[id])
 		if err != nil {
 			return fmt.Errorf("pack %06d: %w", id, err)
 		}
-		// The newest pack goes on, if it is as it should be.
-		if i == len(ids)-1 && end != nil && end.end < s.opts.PackBytes {
-			if err := s.append.resume(id, end.salt, end.end); err != nil {
-				return err
-			}
+		if s.packs.has(id) {
+			newest = end
+			s.append.nextID = max(s.append.nextID, id+1)
 		}
+	}
+	// The newest pack goes on, if it is as it should be.
+	if newest != nil && newest.end < s.opts.PackBytes {
+		return s.append.resume(newest.id, newest.salt, newest.end)
 	}
 	return nil
 }
 
-// packFiles returns the sizes of the pack files by id.
+// packFiles returns the sizes of the pack files by id. What has the name of a pack
+// and is no file is passed over.
 func (s *Store) packFiles() (map[uint32]int64, error) {
 	entries, err := os.ReadDir(s.packs.dir)
 	if err != nil {
@@ -84,6 +87,10 @@ func (s *Store) packFiles() (map[uint32]int64, error) {
 	for _, e := range entries {
 		id, ok := parsePackName(e.Name())
 		if !ok {
+			continue
+		}
+		if !e.Type().IsRegular() {
+			s.log.Warn("not a pack, in spite of its name; ignored", "file", s.packs.path(id), "mode", e.Type())
 			continue
 		}
 		fi, err := e.Info()

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,6 +31,55 @@ func TestLock(t *testing.T) {
 	mustPut(t, s, []byte("x"))
 	s.Close()
 	mustRead(t, openTest(t, dir, nil), []byte("x"))
+}
+
+// TestLockStays removes what can be removed beside an open store.
+func TestLockStays(t *testing.T) {
+	dir := t.TempDir()
+	openTest(t, dir, nil)
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range entries {
+		if e.Type().IsRegular() && !strings.HasPrefix(e.Name(), "db") {
+			must(t, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	if _, err := tryOpen(dir, nil); !errors.Is(err, ErrLocked) {
+		t.Fatalf("second open: got %v, want ErrLocked", err)
+	}
+}
+
+// TestStrangeNames has things in the folder of packs that are named like packs.
+func TestStrangeNames(t *testing.T) {
+	dir := t.TempDir()
+	small := func(o *Options) { o.PackBytes = 100 << 10 }
+	packs := filepath.Join(dir, "packs")
+	strange := func(name string) string { return filepath.Join(packs, name+".pack") }
+	must(t, os.MkdirAll(strange("000002"), 0o755))
+	must(t, os.WriteFile(filepath.Join(strange("000002"), "inside"), nil, 0o600))
+	must(t, syscall.Mkfifo(strange("000003"), 0o600))
+	must(t, os.Symlink("/dev/null", strange("000005")))
+	must(t, os.Mkdir(strange("4294967295"), 0o755))
+	must(t, os.WriteFile(strange("4294967294"), noise(1000, 99), 0o600))
+	var blobs [][]byte
+	for i := range uint64(6) {
+		s := openTest(t, dir, small)
+		blobs = append(blobs, noise(80<<10, i))
+		mustPut(t, s, blobs[i])
+		mustReadAll(t, s, blobs)
+		must(t, s.Close())
+	}
+	for _, id := range []string{"000001", "000004", "000006", "000007"} {
+		if fi, err := os.Lstat(strange(id)); err != nil || !fi.Mode().IsRegular() {
+			t.Errorf("pack %s: %v, %v", id, fi, err)
+		}
+	}
+	s := openTest(t, dir, small)
+	mustSweep(t, s, fileNodes(blobs[:1]), castore.SweepOptions{})
+	mustReadAll(t, s, blobs[:1])
+	if got := mustReadFile(t, strange("4294967294")); !bytes.Equal(got, noise(1000, 99)) {
+		t.Error("a strange file was changed")
+	}
 }
 
 // copyFile copies a file over another.

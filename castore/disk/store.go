@@ -196,19 +196,19 @@ func secure(path string, mode os.FileMode) error {
 	return err
 }
 
-// lockDir takes the lock of a store's folder; it is free when the file is
-// closed, however the process ends.
+// lockDir takes the lock of a store's folder; it is free when the file is closed,
+// however the process ends. It is on the folder itself: a file could be removed.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrLocked
+			return nil, ErrLocked
 		}
-		return nil, err
+		return nil, &os.PathError{Op: "lock", Path: dir, Err: err}
 	}
 	return f, nil
 }

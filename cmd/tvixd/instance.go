@@ -27,7 +27,8 @@ var errDataInUse = errors.New("in use by another tvixd")
 
 // instance is a store, opened on its data folder by this process alone:
 //
-//	DIR/lock        held while the store is open
+//	DIR             locked (flock) while the store is open
+//	DIR/lock        the process that has it
 //	DIR/db.sqlite   path metadata, and the index of the contents
 //	DIR/castore     contents
 //	DIR/builds      where builders work
@@ -113,22 +114,26 @@ func (i *instance) close() error {
 	return errors.Join(errs...)
 }
 
-// lockData takes the data folder for this process, and leaves word who has it.
+// lockData takes the data folder for this process, and leaves word who has it. The lock is on the
+// folder itself: a file could be removed, and a second process lock another one.
 func lockData(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("lock data folder: %w", err)
 	}
+	word := filepath.Join(dir, "lock")
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock data folder %s: %w", dir, err)
 		}
-		owner, _ := io.ReadAll(io.LimitReader(f, 32))
+		owner, err := os.ReadFile(word)
+		if err != nil {
+			owner = []byte("unknown")
+		}
 		return nil, fmt.Errorf("data folder %s: %w, process %s", dir, errDataInUse, strings.TrimSpace(string(owner)))
 	}
-	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
+	// It is only word: a full disk, say, does not matter.
+	_ = os.WriteFile(word, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600)
 	return f, nil
 }

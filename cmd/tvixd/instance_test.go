@@ -105,3 +105,18 @@ func TestDataIsTheOwnersAlone(t *testing.T) {
 		}
 	}
 }
+
+func TestLockFileRemoved(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	testInstance(t, dir)
+	for _, gone := range []bool{false, true} {
+		if gone {
+			if err := os.Remove(filepath.Join(dir, "lock")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := tryInstance(dir); !errors.Is(err, errDataInUse) {
+			t.Errorf("second instance, lock file removed %v: %v", gone, err)
+		}
+	}
+}
