@@ -5,16 +5,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
+	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sys/unix"
 )
 
 // version is set by the linker.
@@ -31,9 +29,11 @@ func versionString() string {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, os.Interrupt)
-	// A second signal ends the process whatever it is doing.
-	context.AfterFunc(ctx, stop)
+	patience := time.Duration(0)
+	if len(os.Args) > 1 && os.Args[1] == "daemon" {
+		patience = stopTime
+	}
+	ctx := untilSignal(patience, stopSignals()...)
 	app := newApp(os.Stdout, os.Stderr)
 	err := app.RunContext(ctx, flagsFirst(app, os.Args))
 	if err != nil {
