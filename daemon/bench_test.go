@@ -37,6 +37,7 @@ func benchDaemon(b *testing.B, n int) (*wp.Client, []storepath.Path) {
 	infos, err := sqlite.New(ctx, db, logger)
 	must(err)
 	layout := layoutIn(dir)
+	must(layout.Prepare(logger))
 	st := store.New(store.Options{Dir: layout.Store, Castore: contents, PathInfo: infos})
 	collector := gc.New(gc.Options{Store: st, StateDir: layout.StateDir})
 	must(collector.Prepare())

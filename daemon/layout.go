@@ -54,12 +54,17 @@ func LayoutFromEnv(getenv func(string) string) (Layout, error) {
 }
 
 // Prepare makes what is missing of the state and log folders, apart from those of roots, which
-// are the collector's, and the guard (see guard). It is run by the one process that owns the
-// store.
+// are the collector's, and the guard (see guard). The socket's folder is made where it lies in the
+// state folder; elsewhere it may be a slip of somebody's hand. It is run by the one process that
+// owns the store.
 func (l Layout) Prepare(logger *slog.Logger) error {
-	for _, dir := range []string{
+	dirs := []string{
 		filepath.Join(l.StateDir, "temproots"), filepath.Join(l.StateDir, "db"), filepath.Join(l.LogDir, "drvs"),
-	} {
+	}
+	if dir := filepath.Dir(l.Socket); strings.HasPrefix(dir, l.StateDir+"/") {
+		dirs = append(dirs, dir)
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("prepare state folder: %w", err)
 		}

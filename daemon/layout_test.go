@@ -68,7 +68,7 @@ func TestPrepare(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"temproots", "db", "../log/nix/drvs"} {
+	for _, name := range []string{"temproots", "db", "../log/nix/drvs", "daemon-socket"} {
 		info, err := os.Stat(filepath.Join(l.StateDir, name))
 		if err != nil {
 			t.Error(err)

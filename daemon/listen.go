@@ -18,18 +18,11 @@ var ErrSocketInUse = errors.New("another daemon is listening")
 // maxSocketPath is what fits into a socket address, with its final NUL.
 const maxSocketPath = 107
 
-// A Listener is a socket of our own. Closing it removes its file.
-type Listener struct {
-	*net.UnixListener
-	path string
-	file fileID
-}
-
-// Listen makes a socket, and the folders above it; mode says who may connect. A socket that nobody listens on is replaced; where somebody does, the error is ErrSocketInUse.
-func Listen(path string, mode os.FileMode) (*Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
+// Listen makes a socket; mode says who may connect. A socket that nobody listens on is replaced;
+// where somebody does, the error is ErrSocketInUse. The folder must be there. When the listener is
+// closed the file stays, as with nix-daemon: clients are told that nobody listens, and do not take
+// the machine for one without a daemon.
+func Listen(path string, mode os.FileMode) (*net.UnixListener, error) {
 	address, done, err := socketAddress(path)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
@@ -39,6 +32,9 @@ func Listen(path string, mode os.FileMode) (*Listener, error) {
 		return nil, err
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listen on %s: its folder does not exist", path)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
@@ -47,31 +43,7 @@ func Listen(path string, mode os.FileMode) (*Listener, error) {
 		l.Close()
 		return nil, fmt.Errorf("listen: %w", err)
 	}
-	file, err := identify(path)
-	if err != nil {
-		l.Close()
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	return &Listener{l, path, file}, nil
-}
-
-// Close implements net.Listener.
-func (l *Listener) Close() error {
-	// By now somebody may have put another socket there.
-	if file, err := identify(l.path); err == nil && file == l.file {
-		_ = os.Remove(l.path)
-	}
-	return l.UnixListener.Close()
-}
-
-type fileID struct{ dev, ino uint64 }
-
-func identify(path string) (fileID, error) {
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return fileID{}, &fs.PathError{Op: "lstat", Path: path, Err: err}
-	}
-	return fileID{st.Dev, st.Ino}, nil
+	return l, nil
 }
 
 // Dial connects to the daemon that listens on path.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/tvixd/tvixd/daemon"
+	"github.com/tvixd/tvixd/nar"
 )
 
 // world is a place for a store that no daemon serves; commands open it themselves.
@@ -108,6 +109,8 @@ func TestCommandsOnTheDataFolder(t *testing.T) {
 	if got := w.must("stats"); !strings.HasPrefix(got, "paths      1,") {
 		t.Errorf("stats: %s", got)
 	}
+	w.must("verify")
+	w.must("verify", "--fast")
 	w.must("verify", "--check-contents")
 }
 
@@ -218,6 +221,86 @@ func TestWrongUsage(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tc.want) || exitCode(err) != tc.status {
 			t.Errorf("%q: %v, status %d; want %q, %d", tc.args, err, exitCode(err), tc.want, tc.status)
 		}
+	}
+}
+
+func TestPoorArguments(t *testing.T) {
+	w := newWorld(t)
+	p := w.must("import", w.write("tree/file", "contents", 0o644)[:len(w.dir)+len("/tree")])
+	for _, tc := range []struct{ args, want string }{
+		{"cat " + p, "path '" + p + "' is not a regular file"},
+		{"cat " + p + "/absent", "does not exist"},
+		{"ls " + p + "/absent", "does not exist"},
+		{"help bogus", "bogus"},
+	} {
+		if _, err := w.run(strings.Fields(tc.args)...); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("tvixd %s: %v, want %q", tc.args, err, tc.want)
+		}
+	}
+
+	// A folder that is looked at through the mount.
+	dir := mountedTree(filepath.Join(w.dir, "tree"))
+	if err := dir.cat("", &bytes.Buffer{}); err == nil || err.Error() != "path '"+string(dir)+"' is not a regular file" {
+		t.Errorf("cat of a folder: %v", err)
+	}
+	if _, err := dir.list("/absent"); err == nil || err.Error() != "path '"+string(dir)+"/absent' does not exist" {
+		t.Errorf("ls of nothing: %v", err)
+	}
+}
+
+// TestImportFromInput checks that neither a plain file nor an archive gets a name by accident.
+func TestImportFromInput(t *testing.T) {
+	w := newWorld(t)
+	var archive bytes.Buffer
+	if err := nar.DumpPath(&archive, w.write("f", "contents", 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	stdin := os.Stdin
+	defer func() { os.Stdin = stdin }()
+	for _, input := range []string{"contents", archive.String()} {
+		for _, name := range []string{"", "named"} {
+			file, err := os.Open(w.write("input", input, 0o644))
+			if err != nil {
+				t.Fatal(err)
+			}
+			os.Stdin = file
+			out, err := w.run("import", "--name", name, "-")
+			file.Close()
+			if name == "" && (err == nil || !strings.Contains(err.Error(), "needs a name: --name")) {
+				t.Errorf("without a name: %q, %v", out, err)
+			}
+			if name != "" && (err != nil || !strings.HasSuffix(out, "-named\n")) {
+				t.Errorf("with a name: %q, %v", out, err)
+			}
+		}
+	}
+}
+
+func TestVerifyReadsContents(t *testing.T) {
+	w := newWorld(t)
+	w.must("import", w.write("file", strings.Repeat("contents", 1000), 0o644))
+	packs, err := filepath.Glob(filepath.Join(w.dir, "data/castore/packs/*"))
+	if err != nil || len(packs) == 0 {
+		t.Fatalf("packs: %q, %v", packs, err)
+	}
+	for _, pack := range packs {
+		data, err := os.ReadFile(pack)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Past the header of the pack and of the first record: in its contents.
+		for i := len(data) / 2; i < len(data); i++ {
+			data[i] ^= 0xff
+		}
+		if err := os.WriteFile(pack, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.run("verify"); err == nil {
+		t.Error("verify does not see damaged contents")
+	}
+	if _, err := w.run("verify", "--fast"); err != nil {
+		t.Logf("verify --fast sees it as well: %v", err)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"time"
@@ -15,7 +16,7 @@ import (
 // control answers what the worker protocol has no operation for, to the daemon's own user: HTTP
 // on a socket beside the daemon's.
 type control struct {
-	listener *daemon.Listener
+	listener *net.UnixListener
 	server   http.Server
 }
 
@@ -63,6 +64,9 @@ func askControl(ctx context.Context, layout daemon.Layout, path string, into any
 		return err
 	}
 	response, err := (&http.Client{Transport: transport}).Do(request)
+	if errors.Is(err, fs.ErrPermission) {
+		return errors.New("the daemon tells this to its own user only; call tvixd as that user, usually root")
+	}
 	if err != nil {
 		return fmt.Errorf("ask the daemon: %w", err)
 	}

@@ -22,15 +22,14 @@ socket, and prints one line when it is ready; a service manager that waits for
 a notification gets it as well. Sockets that a service manager has opened
 (LISTEN_FDS) are taken in place of an own one.
 
-SIGTERM and SIGINT stop it: no client is accepted any more, running builds are
-ended, and the store is unmounted; where programs still use it, it is detached
-and goes when they end.
+SIGTERM, SIGINT and SIGHUP stop it: no client is accepted any more, running
+builds are ended, and the store is unmounted; where programs still use it, it
+is detached and goes when they end. Further signals are ignored for 90 seconds.
 
 Who may connect, who is trusted and how builds are run is said by nix.conf, as
 for nix-daemon; 'tvixd config' prints what is understood of it. A nix that runs
-as root opens a local store by itself unless its setting 'store' or NIX_REMOTE
-says 'daemon'; tvixd leaves a number in NIX_STATE_DIR/db/schema which makes
-such a client give up at once.
+as root opens a local store by itself, and fails, unless its setting 'store' or
+NIX_REMOTE says 'daemon'.
 
 With --stdio one client is served on standard input and output, as sshd starts
 it for ssh-ng stores: by passing everything on to the running daemon, or, where

@@ -71,12 +71,12 @@ func importOne(c *cli.Context, conn *connection, name string) error {
 	}
 	src := bufio.NewReaderSize(file, 64<<10)
 	switch head, _ := src.Peek(32); {
-	case !c.Bool("raw") && bytes.HasPrefix(head, narHead):
-		return i.add(storepath.NAR, src)
 	case !c.Bool("raw") && len(head) >= 8 && binary.LittleEndian.Uint64(head) == 1 && bytes.HasPrefix(head[8:], narHead):
 		return i.export(src)
 	case name == "-" && c.String("name") == "":
-		return errors.New("a name is needed: --name")
+		return errors.New("what comes from standard input needs a name: --name")
+	case !c.Bool("raw") && bytes.HasPrefix(head, narHead):
+		return i.add(storepath.NAR, src)
 	default:
 		return i.add(storepath.Flat, src)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -44,6 +45,16 @@ func catCommand() *cli.Command {
 			return conn.tree(c.Context, p).cat(sub, c.App.Writer)
 		}),
 	}
+}
+
+func notAFile(full string) error { return fmt.Errorf("path '%s' is not a regular file", full) }
+
+// missing puts what the system says of a path that is not there into Nix's words.
+func missing(full string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("path '%s' does not exist", full)
+	}
+	return err
 }
 
 // treeEntry is a file, folder or link within a store path.
@@ -105,7 +116,7 @@ func (m mountedTree) list(sub string) ([]treeEntry, error) {
 	full := string(m) + sub
 	info, err := os.Lstat(full)
 	if err != nil {
-		return nil, err
+		return nil, missing(full, err)
 	}
 	if !info.IsDir() {
 		e, err := mountedEntry(full, info)
@@ -143,7 +154,15 @@ func mountedEntry(full string, info os.FileInfo) (e treeEntry, err error) {
 }
 
 func (m mountedTree) cat(sub string, w io.Writer) error {
-	f, err := os.Open(string(m) + sub)
+	full := string(m) + sub
+	info, err := os.Lstat(full)
+	if err != nil {
+		return missing(full, err)
+	}
+	if !info.Mode().IsRegular() {
+		return notAFile(full)
+	}
+	f, err := os.Open(full)
 	if err != nil {
 		return err
 	}
@@ -195,7 +214,7 @@ func (t *storedTree) cat(sub string, w io.Writer) error {
 		return err
 	}
 	if node.Kind != castore.KindFile {
-		return errors.New("not a regular file")
+		return notAFile(t.store.Dir().Join(t.path) + sub)
 	}
 	blob, err := t.store.Castore().Open(t.ctx, node.Digest)
 	if err != nil {

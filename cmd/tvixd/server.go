@@ -56,6 +56,11 @@ func startServer(ctx context.Context, env *environment, o serverOptions, logger 
 	for _, name := range daemon.IgnoredSettings(env.config) {
 		logger.Warn("a setting of nix.conf has no effect", "setting", name)
 	}
+	if !o.alone {
+		for _, text := range daemon.Shortcomings(env.config) {
+			logger.Warn(text)
+		}
+	}
 	warnOfBuildGroup(env.config.BuildUsersGroup, logger)
 	symlinks := env.config.AllowSymlinkedStore || os.Getenv("NIX_IGNORE_SYMLINK_STORE") == "1"
 	if err := env.layout.PrepareMountPoint(symlinks); err != nil {

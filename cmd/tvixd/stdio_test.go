@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/tvixd/tvixd/daemon"
@@ -77,11 +78,14 @@ func TestNoDaemon(t *testing.T) {
 	if _, err := daemon.Dial(layout.Socket); !noDaemon(err) {
 		t.Errorf("no socket: %v", err)
 	}
+	if err := os.MkdirAll(filepath.Dir(layout.Socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
 	l, err := daemon.Listen(layout.Socket, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.UnixListener.Close(); err != nil { // the file stays
+	if err := l.Close(); err != nil { // the file stays
 		t.Fatal(err)
 	}
 	if _, err := daemon.Dial(layout.Socket); !noDaemon(err) {
