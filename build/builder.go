@@ -185,6 +185,7 @@ func (b *Builder) BuildDerivation(
 func (b *Builder) Failure(results []Result, sink Sink) error {
 	var failed []storepath.Path
 	var first *Result
+	var exit uint32
 	for i := range results {
 		r := &results[i]
 		if r.Status.OK() {
@@ -195,6 +196,7 @@ func (b *Builder) Failure(results []Result, sink Sink) error {
 			path = r.Target.Path
 		}
 		failed = append(failed, path)
+		exit = r.ExitStatus
 		if r.ErrorMsg == "" || r.quiet {
 			continue
 		}
@@ -208,12 +210,12 @@ func (b *Builder) Failure(results []Result, sink Sink) error {
 	case len(failed) == 0:
 		return nil
 	case len(failed) == 1 && first != nil:
-		return &Error{Status: first.Status, Msg: first.ErrorMsg}
+		return &Error{Status: first.Status, Msg: first.ErrorMsg, ExitStatus: first.ExitStatus}
 	}
 	if first != nil {
 		logError(sink, first.ErrorMsg)
 	}
-	return &Error{Status: MiscFailure, Msg: fmt.Sprintf("build of %s failed", b.showPaths(failed))}
+	return &Error{Status: MiscFailure, Msg: fmt.Sprintf("build of %s failed", b.showPaths(failed)), ExitStatus: exit}
 }
 
 // showPaths lists paths as Nix does in messages.

@@ -56,6 +56,9 @@ type outcome struct {
 	// ended for a reason that was not theirs.
 	retry bool
 
+	// mismatch marks a fixed output that is not what was promised.
+	mismatch bool
+
 	start, stop time.Time
 	built       uint64
 	nondet      bool

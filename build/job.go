@@ -216,7 +216,7 @@ func (j *job) do() outcome {
 		var e *Error
 		switch {
 		case errors.As(err, &e):
-			o.status, o.msg = e.Status, e.Msg
+			o.status, o.msg, o.mismatch = e.Status, e.Msg, e.hashMismatch
 		case j.ctx.Err() != nil:
 			o.status, o.msg = MiscFailure, "interrupted by the user"
 		default:

@@ -12,6 +12,11 @@ import (
 type Error struct {
 	Status Status
 	Msg    string
+
+	// ExitStatus is that of Failure's errors: Result.ExitStatus.
+	ExitStatus uint32
+
+	hashMismatch bool // a fixed output is not what was promised
 }
 
 func (e *Error) Error() string { return e.Msg }

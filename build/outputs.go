@@ -273,8 +273,10 @@ func (a *attempt) rewriteSelf(t *takenOutput, final storepath.Path) error {
 func (a *attempt) checkFixed(t *takenOutput) error {
 	dir := a.b.dir
 	if got, want := t.info.CA.Hash, t.out.CA.Hash; got != want {
-		return rejected("hash mismatch in fixed-output derivation '%s':\n  specified: %s\n     got:    %s",
+		err := failf(OutputRejected, "hash mismatch in fixed-output derivation '%s':\n  specified: %s\n     got:    %s",
 			dir.Join(a.drvPath), want.SRI(), got.SRI())
+		err.hashMismatch = true
+		return err
 	}
 	if n := len(t.info.References); n > 0 {
 		return rejected("fixed-output derivations must not reference store paths: '%s' references %v distinct paths, e.g. '%s'",

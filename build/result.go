@@ -64,6 +64,14 @@ type Result struct {
 	CPUUser          time.Duration // of a builder that ran
 	CPUSystem        time.Duration
 
+	// ExitStatus is what a client that waits for its targets ends with when one
+	// of them failed, as Nix counts it: 100 with 1 added when something timed
+	// out, 2 for a hash mismatch of a fixed output, and 8 (without the 4 in 100,
+	// if nothing else failed) for an output that is not deterministic; 1 when
+	// there was a failure of another kind only. It is of all that the request
+	// came to, not of this target, and zero when nothing failed.
+	ExitStatus uint32
+
 	quiet bool // nix-daemon does not show ErrorMsg
 }
 

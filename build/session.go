@@ -32,6 +32,7 @@ type session struct {
 	ready []*goal // whose step is due
 	err   error   // ends the session
 	over  bool    // a target failed, and there is no keep-going
+	exit  uint32  // parts of the exit status
 
 	acts     activities
 	builds   progress
@@ -230,6 +231,7 @@ func (s *session) finish(g *goal, o outcome) {
 	case !o.status.OK() && o.status != DependencyFailed && !o.noSubstitute:
 		count.failed++
 	}
+	s.exit |= o.exitPart()
 	if o.msg != "" && len(g.waiters) > 0 && !o.noSubstitute {
 		logError(s.sink, o.msg)
 	}
@@ -243,6 +245,31 @@ func (s *session) finish(g *goal, o outcome) {
 			s.over = true
 		}
 	}
+}
+
+// Parts of an exit status.
+const (
+	exitAny              = 1
+	exitBuild            = 0x60
+	exitFailed           = exitBuild | 4
+	exitTimedOut         = exitFailed | 1
+	exitHashMismatch     = exitFailed | 2
+	exitNotDeterministic = exitBuild | 8
+)
+
+// exitPart is what an outcome adds to the session's exit status.
+func (o *outcome) exitPart() uint32 {
+	switch {
+	case o.mismatch:
+		return exitHashMismatch
+	case o.status == TimedOut:
+		return exitTimedOut
+	case o.status == PermanentFailure, o.status == InputRejected:
+		return exitFailed
+	case o.status == NotDeterministic:
+		return exitNotDeterministic
+	}
+	return 0
 }
 
 // inputDone notes that a goal which w waits for is done. Without keep-going
@@ -292,8 +319,10 @@ func (s *session) await(g *goal, inputs []*goal, then func(*goal) error) error {
 // results are those of the targets, in their order.
 func (s *session) results() []Result {
 	results := make([]Result, len(s.tops))
+	failed := false
 	for i, t := range s.tops {
 		results[i] = t.goal.toResult(t.target, s.skipIDs)
+		failed = failed || !results[i].Status.OK()
 		if s.keep != nil {
 			for _, out := range results[i].Outputs {
 				s.keep.Add(out.Path)
@@ -301,6 +330,14 @@ func (s *session) results() []Result {
 			if !t.target.Path.IsZero() && results[i].Status.OK() {
 				s.keep.Add(t.target.Path)
 			}
+		}
+	}
+	for i := range results {
+		switch {
+		case s.exit != 0:
+			results[i].ExitStatus = s.exit
+		case failed:
+			results[i].ExitStatus = exitAny
 		}
 	}
 	return results
