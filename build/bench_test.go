@@ -75,3 +75,18 @@ func BenchmarkChain(b *testing.B) {
 		}
 	})
 }
+
+// The folders of an isolated build alone.
+func BenchmarkWorkspace(b *testing.B) {
+	l := newLab(b)
+	opts := workspaceOptions{isolated: true, reuse: true, builder: owner{30000, 30000}}
+	for b.Loop() {
+		w, err := l.builder.scratch.acquire(opts)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := w.release(false); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
