@@ -91,30 +91,13 @@ func resultToWire(r *build.Result) wp.BuildResult {
 	return out
 }
 
-// Exit statuses of a nix-build, which old clients take from the error.
-const (
-	exitBuildFailed      = 100
-	exitTimedOut         = 101
-	exitHashMismatch     = 102
-	exitNotDeterministic = 104
-)
-
-// withStatus adds the exit status to a failure.
+// withStatus adds the exit status to a failure, which old clients take from the error.
 func withStatus(err error) error {
 	var failure *build.Error
-	if !errors.As(err, &failure) {
+	if !errors.As(err, &failure) || failure.ExitStatus == 0 {
 		return err
 	}
-	status := uint32(exitBuildFailed)
-	switch failure.Status {
-	case build.TimedOut:
-		status = exitTimedOut
-	case build.OutputRejected:
-		status = exitHashMismatch
-	case build.NotDeterministic:
-		status = exitNotDeterministic
-	}
-	return &wp.Error{Msg: failure.Msg, Status: status}
+	return &wp.Error{Msg: failure.Msg, Status: failure.ExitStatus}
 }
 
 // buildDerivation builds what a client describes. Where outputs are named by their inputs, only

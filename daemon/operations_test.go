@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tvixd/tvixd/build"
 	"github.com/tvixd/tvixd/nixhash"
 	"github.com/tvixd/tvixd/storepath"
 	wp "github.com/tvixd/tvixd/worker-protocol"
@@ -278,6 +279,24 @@ func testCollection(t *testing.T, d *testDaemon, c *wp.Client) {
 	for name, want := range map[string]bool{"fresh": false, "top": false, "base": false} {
 		if ok, err := c.IsValidPath(ctx, pathFor(t, name)); ok != want || err != nil {
 			t.Errorf("%s is valid: %v, %v", name, ok, err)
+		}
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	for _, tc := range []struct {
+		err  error
+		want uint32 // 0: the error is passed on as it is
+	}{
+		{&build.Error{Msg: "m", ExitStatus: 102}, 102},
+		{fmt.Errorf("wrapped: %w", &build.Error{Msg: "m", ExitStatus: 108}), 108},
+		{&build.Error{Msg: "m"}, 0},
+		{errors.New("m"), 0},
+	} {
+		got := withStatus(tc.err)
+		var e *wp.Error
+		if errors.As(got, &e) != (tc.want > 0) || e != nil && (e.Status != tc.want || e.Msg != "m") {
+			t.Errorf("%#v became %#v", tc.err, got)
 		}
 	}
 }
