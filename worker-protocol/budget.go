@@ -16,10 +16,17 @@ var ErrBusy = errors.New("the memory for the requests of all clients is used up;
 type Budget struct {
 	limit int64
 	used  atomic.Int64
+	much  atomic.Bool // an eighth was taken, and not all given back since
+	idle  func()
 }
 
 // NewBudget makes a budget of that many bytes, beyond FreeBytes of each connection.
 func NewBudget(bytes int64) *Budget { return &Budget{limit: bytes} }
+
+// OnIdle has f called whenever all is given back after an eighth of the budget or more was taken:
+// the time to look after the garbage. It must be set before the budget is used, and f must not
+// block.
+func (b *Budget) OnIdle(f func()) { b.idle = f }
 
 // Used is how many bytes are taken.
 func (b *Budget) Used() int64 { return b.used.Load() }
@@ -51,12 +58,29 @@ func (h *Hold) Take(n int64) error {
 		return fmt.Errorf("take memory: %w", ErrUnusable)
 	}
 	more := beyondFree(h.bytes+n) - beyondFree(h.bytes)
-	if more > 0 && h.budget.used.Add(more) > h.budget.limit {
-		h.budget.used.Add(-more)
+	if more > 0 && !h.budget.take(more) {
 		return ErrBusy
 	}
 	h.bytes += n
 	return nil
+}
+
+func (b *Budget) take(n int64) bool {
+	used := b.used.Add(n)
+	if used > b.limit {
+		b.give(n)
+		return false
+	}
+	if used > b.limit/8 {
+		b.much.Store(true)
+	}
+	return true
+}
+
+func (b *Budget) give(n int64) {
+	if b.used.Add(-n) == 0 && b.idle != nil && b.much.Swap(false) {
+		b.idle()
+	}
 }
 
 // Give gives n bytes of those that were taken back.
@@ -70,7 +94,9 @@ func (h *Hold) Give(n int64) {
 }
 
 func (h *Hold) give(n int64) {
-	h.budget.used.Add(beyondFree(h.bytes-n) - beyondFree(h.bytes))
+	if less := beyondFree(h.bytes) - beyondFree(h.bytes-n); less > 0 {
+		h.budget.give(less)
+	}
 	h.bytes -= n
 }
 

@@ -12,6 +12,8 @@ import (
 
 func TestHold(t *testing.T) {
 	b := NewBudget(100)
+	idle := 0
+	b.OnIdle(func() { idle++ })
 	one, other := b.Hold(), b.Hold()
 	for _, step := range []struct {
 		what string
@@ -34,6 +36,9 @@ func TestHold(t *testing.T) {
 		if err := step.do(); !errors.Is(err, step.err) || b.Used() != step.used {
 			t.Errorf("%s: %v with %d used, want %v with %d", step.what, err, b.Used(), step.err, step.used)
 		}
+	}
+	if idle != 1 { // what close gave back was little
+		t.Errorf("the budget was idle %d times, want 1", idle)
 	}
 	var unbounded *Budget
 	if err := unbounded.Hold().Take(1 << 60); err != nil {
