@@ -44,9 +44,8 @@ func TestWrongDatabase(t *testing.T) {
 			before, number := mustReadFile(t, pack), mustReadFile(t, opened)
 			spoil(t, db, db+".older")
 			for range 2 {
-				if s, err := tryOpen(dir, nil); !errors.Is(err, ErrNoIndex) {
+				if _, err := tryOpen(dir, nil); !errors.Is(err, ErrNoIndex) {
 					t.Fatalf("Open: %v, want ErrNoIndex", err)
-					s.Close()
 				}
 			}
 			if string(mustReadFile(t, pack)) != string(before) || string(mustReadFile(t, opened)) != string(number) {

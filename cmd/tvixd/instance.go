@@ -55,6 +55,10 @@ func openInstance(ctx context.Context, dir string, layout daemon.Layout, logger 
 	}
 	i := &instance{dir: dir, logger: logger}
 	defer func() {
+		if errors.Is(err, sqldb.ErrDamaged) {
+			err = fmt.Errorf("%w. Put db.sqlite back from a copy, without db.sqlite-wal and db.sqlite-shm: the contents "+
+				"in castore/packs can be indexed anew, but the metadata of the paths is in db.sqlite alone", err)
+		}
 		if err != nil {
 			err = errors.Join(err, i.close())
 		}
@@ -96,12 +100,7 @@ func openDatabase(dir string, logger *slog.Logger) (*sqldb.DB, error) {
 			return nil, err
 		}
 	}
-	db, err := sqldb.Open(file, sqldb.Options{Logger: logger})
-	if errors.Is(err, sqldb.ErrDamaged) {
-		err = fmt.Errorf("%w. Put db.sqlite back from a copy, without db.sqlite-wal and db.sqlite-shm: the contents in "+
-			"castore/packs can be indexed anew, but the metadata of the paths is in db.sqlite alone", err)
-	}
-	return db, err
+	return sqldb.Open(file, sqldb.Options{Logger: logger})
 }
 
 // close makes everything durable. Nothing may use the store any more.
