@@ -72,8 +72,8 @@ func TestNarFromDamagedPath(t *testing.T) {
 	d := newDaemon(t, setup{store: contents})
 	c := d.dial(t, 0)
 	file := addUnsigned(t, c, "file", "contents")
-	folder, archive := item(t, "folder", "")
-	archive = folderNAR(t, strings.Repeat("a", 300<<10), strings.Repeat("b", 300<<10+1))
+	folder, _ := item(t, "folder", "")
+	archive := folderNAR(t, strings.Repeat("a", 300<<10), strings.Repeat("b", 300<<10+1))
 	folder.NarHash, folder.NarSize = narHash(archive), uint64(len(archive))
 	request := wp.AddToStoreNarRequest{Info: folder, DontCheckSigs: true}
 	if err := c.AddToStoreNar(t.Context(), request, bytes.NewReader(archive)); err != nil {
