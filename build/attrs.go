@@ -151,14 +151,14 @@ func checkKind(drv *derivation.Derivation) error {
 	if err != nil {
 		return &Error{Status: MiscFailure, Msg: err.Error()}
 	}
-	const disabled = "experimental Nix feature '%s' is disabled; use '--extra-experimental-features %s' to override"
+	const unsupported = "tvixd does not build %s derivations (%s) yet"
 	switch {
 	case kind == derivation.Floating || kind == derivation.Deferred:
-		return failf(MiscFailure, disabled, "ca-derivations", "ca-derivations")
+		return failf(MiscFailure, unsupported, "content-addressed", "ca-derivations")
 	case kind == derivation.Impure:
-		return failf(MiscFailure, disabled, "impure-derivations", "impure-derivations")
+		return failf(MiscFailure, unsupported, "impure", "impure-derivations")
 	case drv.HasDynamicInputs():
-		return failf(MiscFailure, disabled, "dynamic-derivations", "dynamic-derivations")
+		return failf(MiscFailure, unsupported, "dynamic", "dynamic-derivations")
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,8 +44,8 @@ func newWorld(t *testing.T) *world {
 // run runs a command and returns its output.
 func (w *world) run(args ...string) (stdout string, err error) {
 	w.t.Helper()
-	var out, errs bytes.Buffer
-	app := newApp(&out, &errs)
+	var out bytes.Buffer
+	app := newApp(&out, io.Discard)
 	err = app.RunContext(w.t.Context(), flagsFirst(app, append([]string{"tvixd"}, args...)))
 	return out.String(), err
 }
