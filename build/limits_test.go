@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"strings"
 	"testing"
 
@@ -46,12 +47,15 @@ func TestExitStatus(t *testing.T) {
 
 // heapSink counts lines and watches the heap.
 type heapSink struct {
+	mu sync.Mutex // guards what follows
 	countSink
 	next int
 	most uint64
 }
 
 func (s *heapSink) Result(id, typ uint64, fields []any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.countSink.Result(id, typ, fields)
 	if s.lines < s.next {
 		return
