@@ -74,7 +74,11 @@ func (s *session) set(name, value string) {
 		s.warn(warning)
 	}
 	if s.config.Canonical(strings.TrimPrefix(name, "extra-")) == "trusted-public-keys" {
-		s.keys, _ = s.d.keyring(s.config)
+		var bad []string
+		s.keys, bad = s.d.keyring(s.config)
+		for _, key := range bad {
+			s.warn("ignoring '" + key + "' in 'trusted-public-keys': it is no public key")
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package disk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,7 +93,7 @@ func (sw *sweep) deadSpans(ctx context.Context, id uint32) ([]span, error) {
 
 // gaps returns the parts of whole that no span covers.
 func gaps(taken []span, whole span) (free []span) {
-	slices.SortFunc(taken, func(a, b span) int { return int(a.from - b.from) })
+	slices.SortFunc(taken, func(a, b span) int { return cmp.Compare(a.from, b.from) })
 	pos := whole.from
 	for _, t := range taken {
 		if t.from >= whole.to {

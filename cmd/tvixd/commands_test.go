@@ -300,9 +300,6 @@ func TestVerifyReadsContents(t *testing.T) {
 	if _, err := w.run("verify"); err == nil {
 		t.Error("verify does not see damaged contents")
 	}
-	if _, err := w.run("verify", "--fast"); err != nil {
-		t.Logf("verify --fast sees it as well: %v", err)
-	}
 }
 
 func TestDataFolderIsForOne(t *testing.T) {
